@@ -1,0 +1,197 @@
+"""Engines: ranked slices in, hazards out.
+
+``numpy`` is built in and needs nothing that Slicer does not ship. ``torch`` runs the plain network of
+``network.py`` on CPU or GPU. They agree to 1e-5.
+
+The NumPy engine is exact and does less: a masked slice is zero outside its ROI, so every feature map has one
+constant value per channel outside the ROI grown by the receptive field. It computes only the window that
+differs, and carries that background value through each layer beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Optional
+
+import numpy as np
+
+from .bundle import Bundle
+from .errors import CNNSurvivalError
+from .hazards import hazards_from_logits
+from .network import BATCH_NORM_EPSILON, GREY_SCALE, POOLS, import_torch, network_from_weights, network_input
+
+ENGINES = ("numpy", "torch")
+
+
+def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
+    """The engine of that name with the bundle's weights.
+
+    device: for torch only, "cpu", "cuda" ...; None takes a GPU where there is one. An engine has ``name``,
+    ``description`` and ``hazards(images, progress=None)``: uint8 [n, crop, crop] -> float64 [n, intervals];
+    progress(fraction) is called as slices are done and may raise Cancelled.
+    Raises CNNSurvivalError for an unknown name, or where torch or the device is missing.
+    """
+    if name == "numpy":
+        return NumpyEngine(bundle.weights)
+    if name == "torch":
+        return TorchEngine(bundle.weights, device)
+    raise CNNSurvivalError(f"There is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
+
+
+class NumpyEngine:
+    """The network in NumPy, on the window of each slice that its ROI can influence."""
+
+    name = "numpy"
+
+    def __init__(self, weights: dict):
+        self.description = f"numpy {np.__version__}"
+        self._layers = [_Layer.of(weights, layer) for layer in range(1, 7)]
+        self._dense = [
+            (np.asarray(weights[f"{name}.weight"], np.float32), np.asarray(weights[f"{name}.bias"], np.float32))
+            for name in ("hidden", "output")
+        ]
+
+    def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
+        """uint8 [n, crop, crop] -> float64 [n, intervals]."""
+        logits = []
+        for number, image in enumerate(images):
+            logits.append(self._logits(image))
+            if progress is not None:
+                progress((number + 1) / len(images))
+        return hazards_from_logits(np.array(logits))
+
+    def _logits(self, image: np.ndarray) -> np.ndarray:
+        maps = _window_of(image)
+        for block, pool in enumerate(POOLS):
+            maps = _max_pool(_convolve(_convolve(maps, self._layers[2 * block]), self._layers[2 * block + 1]), pool)
+        (hidden, hidden_bias), (output, output_bias) = self._dense
+        features = np.maximum(hidden @ _whole(maps).ravel() + hidden_bias, 0)
+        return output @ features + output_bias
+
+
+class TorchEngine:
+    """The plain network in PyTorch."""
+
+    name = "torch"
+    _BATCH = 16  # slices at once: enough to fill a CPU, little enough to cancel soon
+
+    def __init__(self, weights: dict, device: Optional[str] = None):
+        torch = import_torch()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._network = network_from_weights(weights).to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise CNNSurvivalError(f"PyTorch cannot use the device '{device}' here; choose 'cpu'.") from error
+        self._torch, self._device = torch, device
+        self.description = f"torch {torch.__version__} on {device}"
+
+    def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
+        """uint8 [n, crop, crop] -> float64 [n, intervals]."""
+        logits = []
+        with self._torch.inference_mode():
+            for start in range(0, len(images), self._BATCH):
+                batch = network_input(images[start : start + self._BATCH]).to(self._device)
+                logits.append(self._network(batch).cpu().numpy())
+                if progress is not None:
+                    progress(min(1.0, (start + self._BATCH) / len(images)))
+        return hazards_from_logits(np.concatenate(logits))
+
+
+# --- Feature maps that are constant outside a window ---------------------------------------------------------
+
+
+class _Maps(NamedTuple):
+    """Feature maps of size x size pixels: ``values`` in a window, ``background`` everywhere else."""
+
+    values: np.ndarray  # float32 [channels, rows, columns]
+    top: int
+    left: int
+    size: int
+    background: np.ndarray  # float32 [channels]
+
+
+class _Layer(NamedTuple):
+    """A convolution with the ReLU and the batch normalisation after it."""
+
+    kernel: np.ndarray  # float32 [32, channels * 9]
+    bias: np.ndarray  # float32 [32]
+    scale: np.ndarray  # batch norm as scale * x + shift
+    shift: np.ndarray
+
+    @classmethod
+    def of(cls, weights: dict, layer: int) -> _Layer:
+        kernel = np.asarray(weights[f"conv{layer}.weight"], np.float32)
+        norm = {
+            name: np.asarray(weights[f"norm{layer}.{name}"], np.float64)
+            for name in ("weight", "bias", "running_mean", "running_var")
+        }
+        scale = norm["weight"] / np.sqrt(norm["running_var"] + BATCH_NORM_EPSILON)
+        shift = norm["bias"] - norm["running_mean"] * scale
+        return cls(
+            kernel.reshape(len(kernel), -1),
+            np.asarray(weights[f"conv{layer}.bias"], np.float32),
+            scale.astype(np.float32),
+            shift.astype(np.float32),
+        )
+
+    def activate(self, x: np.ndarray) -> np.ndarray:
+        """ReLU and batch norm of [32, n], in place."""
+        x += self.bias[:, np.newaxis]
+        np.maximum(x, 0, out=x)
+        x *= self.scale[:, np.newaxis]
+        x += self.shift[:, np.newaxis]
+        return x
+
+
+def _window_of(image: np.ndarray) -> _Maps:
+    """A masked slice, uint8 [size, size], as maps with background 0."""
+    rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+    top, left = (int(rows[0]), int(columns[0])) if rows.size else (0, 0)
+    bottom, right = (int(rows[-1]) + 1, int(columns[-1]) + 1) if rows.size else (0, 0)
+    values = image[np.newaxis, top:bottom, left:right] * np.float32(GREY_SCALE)
+    return _Maps(values, top, left, image.shape[0], np.zeros(1, np.float32))
+
+
+def _grow(maps: _Maps, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    """The maps' values on the window [top:bottom, left:right], which holds their own."""
+    channels, rows, columns = maps.values.shape
+    grown = np.empty((channels, bottom - top, right - left), np.float32)
+    grown[:] = maps.background[:, np.newaxis, np.newaxis]
+    row, column = maps.top - top, maps.left - left
+    grown[:, row : row + rows, column : column + columns] = maps.values
+    return grown
+
+
+def _convolve(maps: _Maps, layer: _Layer) -> _Maps:
+    """Unpadded 3 x 3 convolution, ReLU, batch norm.
+
+    Output pixel (y, x) sees input pixels y..y+2, x..x+2, so the window's influence begins two pixels before it.
+    """
+    rows, columns = maps.values.shape[1:]
+    size = maps.size - 2
+    top, left = max(maps.top - 2, 0), max(maps.left - 2, 0)
+    bottom, right = min(maps.top + rows, size), min(maps.left + columns, size)
+    seen = _grow(maps, top, left, bottom + 2, right + 2)
+    height, width = bottom - top, right - left
+    shifted = [seen[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    patches = np.stack(shifted, axis=1).reshape(layer.kernel.shape[1], height * width)
+    values = layer.activate(layer.kernel @ patches).reshape(len(layer.kernel), height, width)
+    background = layer.activate(layer.kernel @ np.repeat(maps.background, 9)[:, np.newaxis])[:, 0]
+    return _Maps(values, top, left, size, background)
+
+
+def _max_pool(maps: _Maps, pool: int) -> _Maps:
+    """Max-pooling with stride ``pool``; rows and columns that do not fill a last cell are dropped, as in PyTorch."""
+    rows, columns = maps.values.shape[1:]
+    size = maps.size // pool
+    top, left = maps.top // pool, maps.left // pool
+    bottom, right = -(-(maps.top + rows) // pool), -(-(maps.left + columns) // pool)
+    cells = _grow(maps, top * pool, left * pool, bottom * pool, right * pool)
+    bottom, right = min(bottom, size), min(right, size)
+    height, width = max(bottom - top, 0), max(right - left, 0)
+    cells = cells[:, : height * pool, : width * pool].reshape(len(cells), height, pool, width, pool)
+    return _Maps(cells.max(axis=(2, 4)), top, left, size, maps.background)
+
+
+def _whole(maps: _Maps) -> np.ndarray:
+    """The maps as one array [channels, size, size]."""
+    return _grow(maps, 0, 0, maps.size, maps.size)

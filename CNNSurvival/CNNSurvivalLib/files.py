@@ -1,0 +1,102 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Iterable, Iterator, Sequence
+
+from .errors import CNNSurvivalError
+
+# A spreadsheet takes a cell that begins with one of these for a formula and may run it.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode: str = "w", newline: str | None = "") -> Iterator:
+    """Open a temporary sibling of ``path`` for writing; rename it to ``path`` when the block succeeds.
+
+    ``mode`` is "w" (UTF-8 text) or "wb". An exception inside the block removes the temporary file and
+    leaves an older ``path`` as it was. Raises CNNSurvivalError where the file system refuses.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": newline}
+    try:
+        handle, temporary = tempfile.mkstemp(prefix="." + path.name + ".", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        # mkstemp makes files that only their owner reads; results are made like any other new file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        with os.fdopen(handle, mode, **text) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
+        raise
+
+
+def write_csv(path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a CSV file (UTF-8, RFC 4180); floats in full precision, None as an empty cell.
+
+    Text that a spreadsheet would take for a formula gets a leading apostrophe.
+    """
+    with atomic_write(path) as stream:
+        writer = csv.writer(stream)
+        writer.writerow([_cell(name) for name in header])
+        for row in rows:
+            writer.writerow([_cell(value) for value in row])
+
+
+def write_json(path, content) -> None:
+    """Write ``content`` as JSON (UTF-8, indented, no NaN or infinity)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as stream:
+        stream.write(text + "\n")
+
+
+def ensure_output_folder(path) -> Path:
+    """Return ``path`` as a folder that exists and takes files; raise CNNSurvivalError otherwise."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise CNNSurvivalError(
+            f"The output folder '{path}' cannot be written ({error.strerror or error}); choose another folder "
+            "or change its permissions."
+        ) from error
+    return path
+
+
+def _cannot_write(path: Path, error: OSError) -> CNNSurvivalError:
+    return CNNSurvivalError(
+        f"The file '{path}' cannot be written ({error.strerror or error}); choose another folder, "
+        "free some space or change its permissions."
+    )
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return "'" + value if value.startswith(_FORMULA_STARTS) else value
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return str(value)
+    return repr(value.item() if hasattr(value, "item") else value)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,431 @@
+"""From a CT and a tumour mask to ranked, masked slices: what the network sees.
+
+The way of one slice: find the mask's bounding box; take the axial planes in it; resample each in-plane to
+the model's pixel size; map Hounsfield units (HU) to 0..255; set everything outside the mask to 0; cut out
+140 x 140 pixels around the region of interest (ROI); rank by ROI area and mean intensity.
+
+"Axial" is anatomical. The array may be stored in any order: ``ijk_to_ras`` says where its voxels lie, and
+the array axis nearest to superior-inferior is the one that is sliced. Images come out in radiological
+order: rows from anterior to posterior, columns from the patient's right to left, slices from inferior to
+superior. Nothing but the mask's bounding box is read from the CT, and no array of the volume's size is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Optional, Tuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from .errors import CNNSurvivalError
+
+# Planes tilted against the axial plane by up to this angle are taken for axial: across a 60 mm tumour they
+# leave it by at most 5 mm to either side, less than two of the 3 mm slices of the paper's first cohort.
+MAX_OBLIQUE_DEGREES = 10.0
+# Pixel sizes closer than this to the model's are not resampled (DICOM writes 0.976562 for 0.9765625).
+PIXEL_SIZE_TOLERANCE = 1e-3
+# Hounsfield units: air is -1000, fat about -100. A volume with nothing below this holds neither.
+NO_FAT_NO_AIR_HU = -50.0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model wants its slices; part of its bundle.
+
+    hu_window: the two HU that become grey 0 and 255, linear between, clipped outside.
+    pixel_size_mm: in-plane pixel size after resampling; None keeps the CT's own.
+    crop_px: width and height of the slice. min_roi_px: slices whose ROI is smaller are not used.
+    slice_step_mm: on thinner slices only every n-th is used, n = step / spacing rounded; None uses all.
+    """
+
+    hu_window: Tuple[float, float] = (-160.0, 240.0)
+    pixel_size_mm: Optional[float] = 1.0
+    crop_px: int = 140
+    min_roi_px: int = 250
+    slice_step_mm: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class RankedSlices:
+    """The slices of one tumour, best first. All arrays have one row per slice, in rank order.
+
+    images: uint8 [n, crop, crop], rows anterior to posterior, columns patient's right to left, 0 outside the ROI.
+    axis: the array axis (0, 1 or 2 of [k, j, i]) that was sliced; slice_index: int [n], index along it.
+    center_ras: float [n, 3], centre of the ROI's bounding box on that slice, RAS mm.
+    area_px: int [n], ROI pixels at the model's pixel size; area_mm2: float [n].
+    mean_intensity: float [n], mean grey level inside the ROI, 0..255.
+    area_rank, intensity_rank: float [n], percentile ranks in (0, 1] among this tumour's usable slices, 1 = largest
+    or brightest; slices are ordered by their mean.
+    warnings: sentences for the user. roi_slices: how many slices hold any ROI at all.
+    """
+
+    images: np.ndarray
+    axis: int
+    slice_index: np.ndarray
+    center_ras: np.ndarray
+    area_px: np.ndarray
+    area_mm2: np.ndarray
+    mean_intensity: np.ndarray
+    area_rank: np.ndarray
+    intensity_rank: np.ndarray
+    warnings: Tuple[str, ...]
+    roi_slices: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def best(self, count: int) -> RankedSlices:
+        """The first ``count`` slices (all, if there are fewer)."""
+        names = ("images", "slice_index", "center_ras", "area_px", "area_mm2", "mean_intensity", "area_rank",
+                 "intensity_rank")  # fmt: skip
+        return replace(self, **{name: getattr(self, name)[:count] for name in names})
+
+
+def axial_geometry(spacing_zyx, origin_ras=(0.0, 0.0, 0.0)) -> np.ndarray:
+    """ijk_to_ras, 4 x 4, of an array [z, y, x] stored as axial DICOM is: x to the left, y to posterior, z up.
+
+    spacing_zyx in mm; origin_ras is the place of voxel [0, 0, 0].
+    """
+    dz, dy, dx = (float(value) for value in spacing_zyx)
+    matrix = np.diag([-dx, -dy, dz, 1.0])
+    matrix[:3, 3] = origin_ras
+    return matrix
+
+
+def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preprocessing()) -> RankedSlices:
+    """Rank the masked slices of one tumour.
+
+    hu: CT in HU, any real type, [k, j, i]. mask: same shape, bool or integer, non-zero inside the tumour.
+    ijk_to_ras: 4 x 4, takes (i, j, k, 1) to RAS mm.
+
+    Raises CNNSurvivalError for arrays that are not 3D, differ in shape, an empty mask, NaN or infinite voxels
+    at the tumour, and where no slice has ``min_roi_px`` ROI pixels.
+    """
+    hu, mask = np.asarray(hu), np.asarray(mask)
+    _check_arrays(hu, mask)
+    axes = _Axes.of(np.asarray(ijk_to_ras, dtype=np.float64))
+    hu_view, mask_view = axes.view(hu), axes.view(mask)
+    box = _bounding_box(mask_view)
+    planes = _stepped_planes(box, axes.slice_spacing, preprocessing.slice_step_mm)
+    scale = _scale(axes.pixel_spacing, preprocessing.pixel_size_mm)
+    cuts = [_cut_plane(hu_view, mask_view, plane, box, scale, preprocessing) for plane in planes]
+    cuts = [cut for cut in cuts if cut.area_px > 0]
+    usable = [cut for cut in cuts if cut.area_px >= preprocessing.min_roi_px]
+    if not usable:
+        raise _too_small(cuts, preprocessing)
+    warnings = _warnings(hu, axes, usable, preprocessing)
+    return _ranked(usable, axes, hu.shape, scale, warnings, roi_slices=len(cuts))
+
+
+def percentile_rank_score(area, intensity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(score, area rank, intensity rank), each [n]: percentile ranks in (0, 1], ties shared; score is their mean."""
+    area_rank = rankdata(area) / len(area)
+    intensity_rank = rankdata(intensity) / len(intensity)
+    return (area_rank + intensity_rank) / 2, area_rank, intensity_rank
+
+
+# --- Geometry -----------------------------------------------------------------------------------------------
+
+
+class _Axes(NamedTuple):
+    """Which array axes are superior, posterior and left, and which of them run backwards."""
+
+    order: tuple  # array axes (of [k, j, i]) that run superior, posterior, left
+    flipped: tuple  # whether each of them runs the other way
+    ijk_to_ras: np.ndarray
+    slice_spacing: float
+    pixel_spacing: np.ndarray  # rows, columns
+    tilt_degrees: float
+
+    @classmethod
+    def of(cls, ijk_to_ras: np.ndarray) -> _Axes:
+        if ijk_to_ras.shape != (4, 4) or not np.all(np.isfinite(ijk_to_ras)):
+            raise CNNSurvivalError("The CT's geometry is not a 4 x 4 matrix of finite numbers; load the CT again.")
+        steps = ijk_to_ras[:3, :3]  # column c: RAS step of one voxel along i, j, k
+        spacing = np.linalg.norm(steps, axis=0)
+        if not np.all(spacing > 0) or abs(np.linalg.det(steps / spacing)) < 1e-3:
+            raise CNNSurvivalError("The CT's geometry is degenerate (an axis has no length); load the CT again.")
+        unit = steps / spacing
+        # Of the six ways to call the three columns left, posterior and superior, the one that fits best.
+        column = max(itertools.permutations(range(3)), key=lambda c: sum(abs(unit[row, c[row]]) for row in range(3)))
+        left, posterior, superior = column
+        normal = np.cross(unit[:, left], unit[:, posterior])
+        normal /= np.linalg.norm(normal)
+        tilt = max(
+            np.arccos(min(1.0, abs(normal[2]))),
+            np.arccos(min(1.0, abs(unit[1, posterior]))),
+            np.arccos(min(1.0, abs(unit[0, left]))),
+        )
+        return cls(
+            order=(2 - superior, 2 - posterior, 2 - left),
+            flipped=(unit[2, superior] < 0, unit[1, posterior] > 0, unit[0, left] > 0),
+            ijk_to_ras=ijk_to_ras,
+            slice_spacing=float(spacing[superior] * abs(unit[:, superior] @ normal)),
+            pixel_spacing=spacing[[posterior, left]],
+            tilt_degrees=float(np.degrees(tilt)),
+        )
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        """The array as [superior, posterior, left], without a copy."""
+        return array.transpose(self.order)[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
+
+    def index(self, position: np.ndarray, shape) -> np.ndarray:
+        """From positions [n, 3] in the view to positions [n, 3] along [k, j, i] of an array of that shape."""
+        result = np.empty_like(position)
+        for column, (axis, flipped) in enumerate(zip(self.order, self.flipped)):
+            result[:, axis] = shape[axis] - 1 - position[:, column] if flipped else position[:, column]
+        return result
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box that holds every non-zero voxel of the view [s, p, l]."""
+    box: list = [slice(None)] * 3
+    # The slowest axis in memory first: its planes are contiguous, and what lies outside is not looked at again.
+    for axis in sorted(range(3), key=lambda a: -abs(mask.strides[a])):
+        others = tuple(a for a in range(3) if a != axis)
+        hit = np.flatnonzero(mask[tuple(box)].any(axis=others))
+        if hit.size == 0:
+            raise CNNSurvivalError("The segment is empty; draw the tumour, or choose the segment that holds it.")
+        box[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
+    return tuple(box)
+
+
+def _stepped_planes(box, spacing: float, step_mm: Optional[float]) -> range:
+    """The planes of the box to use: all, or every n-th counted from the middle one (the likely largest)."""
+    start, stop = box[0].start, box[0].stop
+    step = 1 if step_mm is None else max(1, int(round(step_mm / spacing)))
+    return range(start + ((start + stop - 1) // 2 - start) % step, stop, step)
+
+
+def _scale(pixel_spacing: np.ndarray, pixel_size_mm: Optional[float]) -> np.ndarray:
+    """Output pixels per CT pixel along rows and columns; exactly 1 where nothing needs resampling."""
+    if pixel_size_mm is None:
+        return np.ones(2)
+    scale = pixel_spacing / pixel_size_mm
+    return np.where(np.abs(scale - 1) < PIXEL_SIZE_TOLERANCE, 1.0, scale)
+
+
+# --- One plane ----------------------------------------------------------------------------------------------
+
+
+class _Cut(NamedTuple):
+    plane: int
+    image: np.ndarray  # uint8 [crop, crop]
+    center: tuple  # rows, columns in the view
+    area_px: int
+    mean_intensity: float
+    overhang_px: int  # how many pixels the ROI is wider or higher than the crop
+    lost_fraction: float  # part of the ROI outside the crop
+
+
+def _cut_plane(hu, mask, plane: int, box, scale, preprocessing: Preprocessing) -> _Cut:
+    """Cut one plane of the views [s, p, l]."""
+    inside = mask[plane, box[1], box[2]] != 0
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if rows.size == 0:
+        return _Cut(plane, None, None, 0, 0.0, 0, 0.0)
+    top, left = box[1].start + int(rows[0]), box[2].start + int(columns[0])
+    bottom, right = box[1].start + int(rows[-1]), box[2].start + int(columns[-1])
+    row_at = _sample_positions(top, bottom, scale[0])
+    column_at = _sample_positions(left, right, scale[1])
+    roi = _resample(mask[plane], row_at, column_at, inside_only=True) >= 0.5
+    values = _resample(hu[plane], row_at, column_at)
+    if not np.all(np.isfinite(values[roi])):
+        raise CNNSurvivalError(
+            f"The CT has NaN or infinite voxels at the tumour (slice {plane + 1} of {len(hu)} from below); "
+            "load a CT with valid Hounsfield units there."
+        )
+    grey = np.where(roi, _window(values, preprocessing.hu_window), 0).astype(np.uint8)
+    image, kept = _crop(grey, roi, preprocessing.crop_px)
+    area = int(roi.sum())
+    return _Cut(
+        plane,
+        image,
+        ((top + bottom) / 2, (left + right) / 2),
+        area,
+        float(grey[roi].mean()) if area else 0.0,
+        max(0, max(_extent(roi)) - preprocessing.crop_px) if area else 0,
+        1 - kept / area if area else 0.0,
+    )
+
+
+def _sample_positions(first: int, last: int, scale: float) -> np.ndarray:
+    """CT pixel positions of the output pixels that cover the CT's pixels first..last, laid around their centre.
+
+    Anchored to the ROI and not to the volume, so a tumour gives the same slice wherever it lies. With scale 1
+    they are first..last themselves.
+    """
+    count = int(np.ceil((last - first + 1) * scale - 1e-6))
+    return (first + last) / 2 + (np.arange(count) - (count - 1) / 2) / scale
+
+
+def _resample(image: np.ndarray, row_at: np.ndarray, column_at: np.ndarray, inside_only: bool = False) -> np.ndarray:
+    """The image [rows, columns] at the grid of positions, linear; float64. Outside, its edge is repeated.
+
+    ``inside_only`` takes any non-zero pixel for 1.
+    """
+    r0, r1, rf = _neighbours(row_at, image.shape[0])
+    c0, c1, cf = _neighbours(column_at, image.shape[1])
+    patch = image[r0[0] : r1[-1] + 1, c0[0] : c1[-1] + 1]
+    patch = (patch != 0).astype(np.float64) if inside_only else patch.astype(np.float64)
+    if np.all(rf == 0) and np.all(cf == 0) and patch.shape == (len(row_at), len(column_at)):
+        return patch  # CT pixels and output pixels coincide
+    r0, r1, c0, c1 = r0 - r0[0], r1 - r0[0], c0 - c0[0], c1 - c0[0]
+    lines = patch[r0] * (1 - rf)[:, np.newaxis] + patch[r1] * rf[:, np.newaxis]
+    return lines[:, c0] * (1 - cf) + lines[:, c1] * cf
+
+
+def _neighbours(position: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two pixels around each position, and how far it is from the first to the second.
+
+    Where a position is a pixel, both are that pixel: so a NaN beside the ROI cannot leak in with weight 0.
+    """
+    position = np.clip(position, 0, size - 1)
+    low = np.floor(position + 1e-9).astype(np.intp)
+    fraction = np.maximum(position - low, 0.0)
+    fraction[fraction < 1e-9] = 0.0
+    return low, low + (fraction > 0), fraction
+
+
+def _window(hu: np.ndarray, window) -> np.ndarray:
+    low, high = window
+    return np.rint(np.clip((hu - low) / (high - low) * 255, 0, 255))
+
+
+def _extent(roi: np.ndarray) -> tuple[int, int]:
+    """Rows and columns that the ROI's bounding box spans."""
+    rows, columns = np.flatnonzero(roi.any(axis=1)), np.flatnonzero(roi.any(axis=0))
+    return int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+
+
+def _crop(grey: np.ndarray, roi: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """(uint8 [size, size] centred on the ROI's bounding box, ROI pixels in it)."""
+    image = np.zeros((size, size), dtype=np.uint8)
+    if not roi.any():
+        return image, 0
+    source, target = [], []
+    for axis in (0, 1):
+        hit = np.flatnonzero(roi.any(axis=1 - axis))
+        first, count = int(hit[0]), int(hit[-1] - hit[0] + 1)
+        offset = (size - count) // 2  # negative where the ROI is larger than the crop
+        start = first - min(offset, 0)
+        length = min(count, size)
+        source.append(slice(start, start + length))
+        target.append(slice(max(offset, 0), max(offset, 0) + length))
+    image[tuple(target)] = grey[tuple(source)]
+    return image, int(roi[tuple(source)].sum())
+
+
+# --- All planes ---------------------------------------------------------------------------------------------
+
+
+def _ranked(cuts: list, axes: _Axes, shape, scale, warnings: tuple, roi_slices: int) -> RankedSlices:
+    """Order the cuts by the mean of their two percentile ranks; ties stay in slice order, inferior first."""
+    area = np.array([cut.area_px for cut in cuts])
+    intensity = np.array([cut.mean_intensity for cut in cuts])
+    score, area_rank, intensity_rank = percentile_rank_score(area, intensity)
+    order = np.argsort(-score, kind="stable")
+    position = axes.index(np.array([(cut.plane, *cut.center) for cut in cuts])[order], shape)
+    return RankedSlices(
+        images=np.stack([cuts[i].image for i in order]),
+        axis=axes.order[0],
+        slice_index=np.rint(position[:, axes.order[0]]).astype(int),
+        center_ras=position[:, ::-1] @ axes.ijk_to_ras[:3, :3].T + axes.ijk_to_ras[:3, 3],
+        area_px=area[order],
+        area_mm2=area[order] * np.prod(axes.pixel_spacing / scale),
+        mean_intensity=intensity[order],
+        area_rank=area_rank[order],
+        intensity_rank=intensity_rank[order],
+        warnings=warnings,
+        roi_slices=roi_slices,
+    )
+
+
+# --- What can be wrong --------------------------------------------------------------------------------------
+
+
+def _check_arrays(hu: np.ndarray, mask: np.ndarray) -> None:
+    if hu.ndim != 3 or mask.ndim != 3:
+        raise CNNSurvivalError(
+            f"The CT has {hu.ndim} and the mask {mask.ndim} dimensions where 3 are needed; give a single "
+            "grey-level volume (not a colour image, not a time series) and a 3D mask."
+        )
+    if hu.shape != mask.shape:
+        raise CNNSurvivalError(
+            f"The CT has {_size(hu)} voxels and the mask {_size(mask)}; bring the mask onto the CT's grid first."
+        )
+    if not np.issubdtype(hu.dtype, np.number) or np.iscomplexobj(hu):
+        raise CNNSurvivalError(f"The CT's voxels are of type {hu.dtype}, not numbers; give Hounsfield units.")
+
+
+def _size(array: np.ndarray) -> str:
+    return " x ".join(str(n) for n in array.shape[::-1])
+
+
+def _too_small(cuts: list, preprocessing: Preprocessing) -> CNNSurvivalError:
+    largest = max((cut.area_px for cut in cuts), default=0)
+    size = preprocessing.pixel_size_mm
+    where = "at the CT's own pixel size" if size is None else f"at {size:g} mm pixel size"
+    advice = f"lower the minimum ROI area (--min-roi) to {largest} or less, or check" if largest else "check"
+    return CNNSurvivalError(
+        f"No slice of the tumour has {preprocessing.min_roi_px} or more pixels inside the contour {where} (the "
+        f"largest has {largest}); {advice} the contour."
+    )
+
+
+def _warnings(hu: np.ndarray, axes: _Axes, cuts: list, preprocessing: Preprocessing) -> tuple:
+    return tuple(
+        text
+        for text in (
+            _oblique_warning(axes),
+            _not_hu_warning(hu),
+            _outside_window_warning(cuts, preprocessing),
+            _too_large_warning(cuts, preprocessing),
+        )
+        if text
+    )
+
+
+def _oblique_warning(axes: _Axes) -> Optional[str]:
+    if axes.tilt_degrees <= MAX_OBLIQUE_DEGREES:
+        return None
+    return (
+        f"The CT is turned by {axes.tilt_degrees:.0f} degrees against the body's axes; the slices used are those "
+        "nearest to axial, but the model was trained on axial ones."
+    )
+
+
+def _not_hu_warning(hu: np.ndarray) -> Optional[str]:
+    """A CT that holds neither fat nor air is hardly a CT; a coarse sample of the volume tells."""
+    sample = hu[tuple(slice(None, None, max(1, n // 40)) for n in hu.shape)]
+    low, high = np.fmin.reduce(sample, axis=None), np.fmax.reduce(sample, axis=None)
+    if low < NO_FAT_NO_AIR_HU:
+        return None
+    return (
+        f"The image's values ({low:g} to {high:g}) do not look like Hounsfield units: there is neither air nor fat; "
+        "if this is an MR image or a rescaled CT, the result means nothing."
+    )
+
+
+def _outside_window_warning(cuts: list, preprocessing: Preprocessing) -> Optional[str]:
+    mean = np.mean([cut.mean_intensity for cut in cuts])
+    if 1 <= mean <= 254:
+        return None
+    low, high = preprocessing.hu_window
+    return (
+        f"Nearly the whole tumour lies {'below' if mean < 1 else 'above'} the model's window of {low:g} to {high:g} "
+        "HU, so the network sees a flat region; check that contour and CT belong together."
+    )
+
+
+def _too_large_warning(cuts: list, preprocessing: Preprocessing) -> Optional[str]:
+    large = [cut for cut in cuts if cut.overhang_px]
+    if not large:
+        return None
+    size, worst = preprocessing.crop_px, max(large, key=lambda cut: cut.overhang_px)
+    return (
+        f"On {len(large)} of {len(cuts)} slices the tumour is larger than the {size} x {size} pixels that the model "
+        f"sees, by up to {worst.overhang_px} pixels; up to {max(cut.lost_fraction for cut in large):.0%} of it is cut off."
+    )

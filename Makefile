@@ -1,0 +1,43 @@
+# `make demo` runs the main job, `make test` the tests; both need only Python 3.10 or newer and a package index.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+DEMO = .venv-demo
+TEST = .venv-test
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   predict survival for a made-up patient; results in demo-output/"
+	@echo "make test   run all tests (and the linter)"
+	@echo "make lint   run the linter alone"
+	@echo "make clean  remove what the other targets made"
+
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/python -m training_cli.demo --output demo-output
+
+test: $(TEST)/.ready lint
+	$(TEST)/bin/python -m pytest -q
+
+lint: $(TEST)/.ready
+	$(TEST)/bin/ruff check .
+
+$(DEMO)/.ready: requirements/demo.txt pyproject.toml
+	$(call make_environment,$(DEMO),requirements/demo.txt)
+
+$(TEST)/.ready: requirements/test.txt requirements/demo.txt pyproject.toml
+	$(call make_environment,$(TEST),requirements/test.txt)
+
+# A new virtual environment with the pinned packages and this project, in place; the stamp comes last.
+define make_environment
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 found; install one, or run 'make $@ PYTHON=/path/to/python3'."; exit 1; }
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(1)/.ready
+endef
+
+clean:
+	rm -rf $(DEMO) $(TEST) demo-output .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

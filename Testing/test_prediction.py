@@ -1,0 +1,129 @@
+"""From CT and mask to the numbers that a user reads."""
+
+import json
+
+import numpy as np
+import pytest
+
+from CNNSurvivalLib import prediction as pr
+from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
+from CNNSurvivalLib.slices import axial_geometry
+
+GEOMETRY = axial_geometry((3.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def prediction(sphere, tiny_bundle):
+    return pr.predict(*sphere(), GEOMETRY, tiny_bundle)
+
+
+def test_the_curve_is_the_mean_of_the_slice_curves(prediction, tiny_bundle):
+    p = prediction
+    hazards = create_engine("torch", tiny_bundle).hazards(p.slices.images)
+    curves = np.cumprod(np.hstack([np.ones((len(hazards), 1)), 1 - hazards]), axis=1)
+    np.testing.assert_allclose(p.survival, curves.mean(axis=0), atol=1e-5)
+    assert p.risk == pytest.approx(1 - curves[:, 10].mean(), abs=1e-5)  # edge 10 is 18 months
+    np.testing.assert_allclose(p.slice_risk, 1 - curves[:, 10], atol=1e-5)
+    assert p.survival[0] == 1 and np.all(np.diff(p.survival) <= 0) and p.survival[-1] >= 0
+    assert np.all(p.survival_low <= p.survival_high)
+
+
+def test_horizons_median_and_mean_follow_from_the_curve(prediction):
+    p = prediction
+    days = np.array([6, 12, 18, 24, 36]) * 30.4375
+    np.testing.assert_allclose(p.horizon_survival, np.interp(days, p.time_days, p.survival))
+    assert 1 - p.horizon_survival[2] == pytest.approx(p.risk)
+    if p.median_survival_days is not None:
+        assert np.interp(p.median_survival_days, p.time_days, p.survival) == pytest.approx(0.5)
+    assert p.rmst_days == pytest.approx(np.trapezoid(p.survival, p.time_days) if hasattr(np, "trapezoid")
+                                        else np.trapz(p.survival, p.time_days))  # fmt: skip
+
+
+def test_at_most_the_bundles_number_of_slices_is_used(sphere, tiny_bundle):
+    hu, mask = sphere(shape=(61, 90, 90), spacing=(1, 1, 1), radius_mm=24)
+    p = pr.predict(hu, mask, axial_geometry((1, 1, 1)), tiny_bundle)
+    assert len(p.slices) == 20 and p.slices.roi_slices > 40
+    assert len(pr.predict(hu, mask, axial_geometry((1, 1, 1)), tiny_bundle, max_slices=5).slices) == 5
+
+
+def test_tables_hold_the_curve_the_horizons_and_the_slices(prediction):
+    header, rows = pr.curve_table(prediction)
+    assert header[0] == "time_days" and len(rows) == 20 and rows[0][:5] == [0, 0, 1, 1, 1]
+    np.testing.assert_allclose([row[2] for row in rows], prediction.survival)
+    header, rows = pr.horizon_table(prediction)
+    assert [row[0] for row in rows] == [6, 12, 18, 24, 36]
+    assert rows[2][5] == 0.7  # the test bundle's Kaplan-Meier curve between 400 and 900 days
+    header, rows = pr.slice_table(prediction)
+    assert header[:2] == ["rank", "slice_index"] and [row[0] for row in rows] == list(range(1, len(rows) + 1))
+    assert rows[0][header.index("risk")] == pytest.approx(prediction.slice_risk[0])
+
+
+def test_json_is_complete_and_the_same_each_time(sphere, tiny_bundle):
+    texts = [json.dumps(pr.to_dict(pr.predict(*sphere(), GEOMETRY, tiny_bundle)), allow_nan=False) for _ in range(2)]
+    assert texts[0] == texts[1]
+    content = json.loads(texts[0])
+    assert content["provenance"]["model"] == "random-1.0"
+    assert content["provenance"]["model_weights_sha256"] == tiny_bundle.sha256
+    assert content["provenance"]["parameters"]["hu_window"] == [-160, 240]
+    assert content["notice"].startswith("Research use only")
+    assert len(content["slices"]) == content["n_slices"] and len(content["slices"][0]["hazards"]) == 19
+
+
+def test_words_say_what_the_numbers_say(prediction):
+    p = prediction
+    assert f"{1 - p.risk:.0%} of patients" in p.sentence and "18 months" in p.sentence
+    assert "100 invented patients" in p.sentence
+    labels = dict(p.summary)
+    assert labels["Survival at 18 months"] == f"{1 - p.risk:.0%}"
+    assert labels["Slices used"] == f"{len(p.slices)} of {p.slices.roi_slices} with tumour"
+
+
+def test_horizons_beyond_the_model_are_not_invented(tmp_path, sphere):
+    from bundle_maker import bundle_info, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+
+    bundle = save_bundle(tmp_path / "b", bundle_info(edges=[0, 200, 400, 600]), random_weights(3))
+    p = pr.predict(*sphere(), GEOMETRY, bundle)
+    assert dict(p.summary)["Survival at 24 months"] == "beyond the model's horizon"
+    assert pr.to_dict(p)["survival_at_months"]["36"] is None
+
+
+def test_median_not_reached_is_said_so(tmp_path, sphere):
+    from bundle_maker import bundle_info, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+
+    weights = random_weights()
+    weights["output.bias"] -= 20
+    p = pr.predict(*sphere(), GEOMETRY, save_bundle(tmp_path / "b", bundle_info(weights), weights))
+    assert p.median_survival_days is None and dict(p.summary)["Median survival"] == "not reached within 78 months"
+
+
+def test_warnings_of_input_slices_and_curve_come_together(sphere, tiny_bundle):
+    hu, mask = sphere(radius_mm=9.5)
+    p = pr.predict(hu, mask, GEOMETRY, tiny_bundle, input_warnings=["A slice is missing."], min_roi_px=200)
+    assert p.warnings[0] == "A slice is missing."
+    assert any("slices only" in w or "slice only" in w or "fewer than 250" in w for w in p.warnings)
+    few = pr.predict(*sphere(), GEOMETRY, tiny_bundle, max_slices=1)
+    assert "The curve rests on 1 slice only." in few.warnings
+
+
+def test_progress_can_cancel(sphere, tiny_bundle):
+    steps = []
+    pr.predict(*sphere(), GEOMETRY, tiny_bundle, progress=lambda step, fraction: steps.append((step, fraction)))
+    fractions = [fraction for _, fraction in steps]
+    assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] < 1
+    assert "Running the network" in dict(steps)
+
+    def stop(step, fraction):
+        if fraction > 0.3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pr.predict(*sphere(), GEOMETRY, tiny_bundle, progress=stop)
+
+
+@pytest.mark.parametrize("option", ["min_roi_px", "max_slices"])
+def test_options_below_one_are_refused(sphere, tiny_bundle, option):
+    with pytest.raises(CNNSurvivalError, match="is 0; give 1 or more"):
+        pr.predict(*sphere(), GEOMETRY, tiny_bundle, **{option: 0})

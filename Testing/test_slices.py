@@ -1,0 +1,270 @@
+"""Slices: the same tumour gives the same slices however it is stored; ranking; what is refused or warned of."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.slices import MAX_OBLIQUE_DEGREES, Preprocessing, axial_geometry, extract_slices
+
+SPACING = (3.0, 1.0, 1.0)
+
+
+def stored_otherwise(array, ijk_to_ras, order, flips):
+    """The same anatomy with array axes [k, j, i] permuted and flipped, and the matrix that says so."""
+    # array axis a is IJK column 2 - a
+    other = array.transpose(order)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+    matrix = np.eye(4)
+    origin = ijk_to_ras[:3, 3].copy()
+    for axis in range(3):
+        column = ijk_to_ras[:3, 2 - order[axis]]
+        if flips[axis]:
+            origin += column * (other.shape[axis] - 1)
+            column = -column
+        matrix[:3, 2 - axis] = column
+    matrix[:3, 3] = origin
+    return np.ascontiguousarray(other), matrix
+
+
+def assert_same(a, b):
+    np.testing.assert_array_equal(a.images, b.images)
+    np.testing.assert_array_equal(a.area_px, b.area_px)
+    np.testing.assert_allclose(a.area_mm2, b.area_mm2)
+    np.testing.assert_allclose(a.center_ras, b.center_ras, atol=1e-9)
+    assert a.warnings == b.warnings
+
+
+def rotation(degrees, axis):
+    angle, matrix = np.radians(degrees), np.eye(4)
+    a, b = [i for i in range(3) if i != axis]
+    matrix[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    return matrix
+
+
+def test_a_slice_shows_the_window_inside_the_mask_and_zero_outside(sphere):
+    hu, mask = sphere()
+    s = extract_slices(hu, mask, axial_geometry(SPACING))
+    first = s.images[0]
+    k = s.slice_index[0]
+    rows, columns = np.nonzero(mask[k])
+    top, left = rows.min(), columns.min()
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    expected = np.rint(np.clip((hu[k].astype(float) + 160) / 400 * 255, 0, 255)) * mask[k]
+    y, x = (140 - height) // 2, (140 - width) // 2
+    np.testing.assert_array_equal(
+        first[y : y + height, x : x + width], expected[top : top + height, left : left + width].astype(np.uint8)
+    )
+    assert np.count_nonzero(first) <= mask[k].sum() == s.area_px[0]
+    assert s.area_mm2[0] == s.area_px[0]
+    assert s.mean_intensity[0] == pytest.approx(expected[mask[k] > 0].mean())
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_storage_order_and_flips_do_not_matter(sphere, order):
+    hu, mask = sphere(shape=(20, 70, 80), radius_mm=18, center_mm=(2, 3, -6))
+    geometry = axial_geometry(SPACING, (10, -20, 30))
+    reference = extract_slices(hu, mask, geometry)
+    for flips in itertools.product((False, True), repeat=3):
+        other_hu, matrix = stored_otherwise(hu, geometry, order, flips)
+        other_mask, _ = stored_otherwise(mask, geometry, order, flips)
+        other = extract_slices(other_hu, other_mask, matrix)
+        assert_same(reference, other)
+        # slice_index counts along the axis that was sliced, in the array's own order
+        assert other.axis == order.index(0)
+        planes = np.moveaxis(other_mask, other.axis, 0)
+        np.testing.assert_array_equal([planes[i].sum() for i in other.slice_index], other.area_px)
+
+
+def test_moving_the_tumour_or_padding_the_volume_changes_nothing(sphere):
+    hu, mask = sphere(radius_mm=15)
+    reference = extract_slices(hu, mask, axial_geometry((3.0, 0.8, 0.8)))
+    padded = [np.pad(a, ((3, 5), (17, 4), (2, 31)), mode="edge") for a in (hu, mask)]
+    moved = extract_slices(*padded, axial_geometry((3.0, 0.8, 0.8)))
+    np.testing.assert_array_equal(reference.images, moved.images)
+    np.testing.assert_array_equal(reference.slice_index + 3, moved.slice_index)
+
+
+def test_voxels_outside_the_mask_do_not_matter_where_nothing_is_resampled(sphere):
+    hu, mask = sphere()
+    other = np.where(mask, hu, np.random.default_rng(3).integers(-1000, 3000, hu.shape)).astype(np.int16)
+    np.testing.assert_array_equal(
+        extract_slices(hu, mask, axial_geometry(SPACING)).images,
+        extract_slices(other, mask, axial_geometry(SPACING)).images,
+    )
+
+
+@pytest.mark.parametrize("spacing", [(3, 0.5, 0.5), (3, 0.7, 0.9), (3, 1.4, 1.25), (3, 2.0, 1.0)])
+def test_other_pixel_sizes_give_the_same_slices_but_for_interpolation(spacing):
+    """A smooth ball sampled at 1 mm and at another pixel size."""
+
+    def ball(step):
+        shape = [int(round(n / d)) | 1 for n, d in zip((60, 90, 90), step)]
+        z, y, x = np.meshgrid(*[(np.arange(n) - n // 2) * d for n, d in zip(shape, step)], indexing="ij")
+        return 60 + 2.0 * x - 1.5 * y, (x**2 / 1.3 + y**2 + z**2 < 20**2).astype(np.uint8)
+
+    a = extract_slices(*ball((3, 1, 1)), axial_geometry((3, 1, 1)))
+    b = extract_slices(*ball(spacing), axial_geometry(spacing))
+    assert len(a) == len(b)
+    by_plane_a, by_plane_b = np.argsort(a.slice_index), np.argsort(b.slice_index)
+    np.testing.assert_allclose(a.area_px[by_plane_a], b.area_px[by_plane_b], rtol=0.03, atol=8)
+    np.testing.assert_allclose(a.area_mm2[by_plane_a], b.area_mm2[by_plane_b], rtol=0.03, atol=8)
+    middle = len(a) // 2
+    image_a, image_b = a.images[by_plane_a[middle]], b.images[by_plane_b[middle]]
+    both = (image_a > 0) & (image_b > 0)
+    assert both.sum() > 0.95 * np.count_nonzero(image_a)
+    # the gradient is 2 HU/mm; half a pixel of the coarser grid is at most 1 mm: 2.5 HU are 1.6 grey levels
+    assert np.abs(image_a[both].astype(int) - image_b[both]).max() <= 3
+
+
+def test_native_pixel_size_keeps_the_pixels(sphere):
+    hu, mask = sphere()
+    s = extract_slices(hu, mask, axial_geometry((3.0, 0.7, 0.7)), Preprocessing(pixel_size_mm=None))
+    np.testing.assert_array_equal(s.area_px, [mask[k].sum() for k in s.slice_index])
+    np.testing.assert_allclose(s.area_mm2, s.area_px * 0.49)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_oblique_within_the_limit_is_axial_and_beyond_it_is_warned_of(sphere, axis):
+    hu, mask = sphere()
+    geometry = axial_geometry(SPACING)
+    reference = extract_slices(hu, mask, geometry)
+    within = extract_slices(hu, mask, rotation(MAX_OBLIQUE_DEGREES - 1, axis) @ geometry)
+    np.testing.assert_array_equal(reference.images, within.images)
+    assert within.warnings == ()
+    beyond = extract_slices(hu, mask, rotation(MAX_OBLIQUE_DEGREES + 10, axis) @ geometry)
+    assert len(beyond.warnings) == 1 and "turned by 20 degrees" in beyond.warnings[0]
+
+
+def test_centres_lie_at_the_tumour_in_ras(sphere):
+    hu, mask = sphere(center_mm=(0.0, 9.0, -14.0))
+    geometry = axial_geometry(SPACING, (5, 6, 7))
+    s = extract_slices(hu, mask, geometry)
+    k = s.slice_index[0]
+    rows, columns = np.nonzero(mask[k])
+    middle = [(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2, k, 1]
+    np.testing.assert_allclose(s.center_ras[0], (geometry @ middle)[:3])
+
+
+def test_ranking_is_the_mean_of_two_percentile_ranks_with_ties_in_slice_order():
+    hu = np.full((5, 40, 40), -900, np.int16)
+    mask = np.zeros(hu.shape, bool)
+    for k, (size, value) in enumerate([(20, 0), (30, 100), (25, 200), (30, 100), (10, 200)]):
+        mask[k, :size, :size] = True
+        hu[k, :size, :size] = value
+    s = extract_slices(hu, mask, axial_geometry((1, 1, 1)))
+    # areas 400 900 625 900 -> ranks 1 3.5 2 3.5 of 4; grey 102 166 230 166 -> 1 2.5 4 2.5; the fifth is too small
+    assert s.slice_index.tolist() == [1, 2, 3, 0]
+    np.testing.assert_allclose(s.area_rank * 4, [3.5, 2, 3.5, 1])
+    np.testing.assert_allclose(s.intensity_rank * 4, [2.5, 4, 2.5, 1])
+    assert s.roi_slices == 5 and len(s) == 4 and len(s.best(2)) == 2
+
+
+def test_slice_step_takes_every_third_of_thin_slices_around_the_middle(sphere):
+    hu, mask = sphere(shape=(61, 80, 80), spacing=(1, 1, 1))
+    s = extract_slices(hu, mask, axial_geometry((1, 1, 1)), Preprocessing(slice_step_mm=3.0))
+    used = np.sort(s.slice_index)
+    assert set(np.diff(used)) == {3} and 30 in used
+    thick = extract_slices(hu, mask, axial_geometry((5, 1, 1)), Preprocessing(slice_step_mm=3.0))
+    assert set(np.diff(np.sort(thick.slice_index))) == {1}
+
+
+def test_a_tumour_larger_than_the_crop_is_cropped_and_said_by_how_much():
+    hu = np.zeros((3, 200, 200), np.int16)
+    hu[:, :5] = -900
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[1, 20:80, 10:180] = 1
+    s = extract_slices(hu, mask, axial_geometry((3, 1, 1)))
+    assert s.area_px[0] == 60 * 170 and np.count_nonzero(s.images[0]) == 60 * 140
+    (warning,) = s.warnings
+    assert "On 1 of 1 slices" in warning and "by up to 30 pixels" in warning and "18%" in warning
+
+
+def test_values_that_cannot_be_hounsfield_units_are_warned_of(sphere):
+    hu, mask = sphere()
+    (warning,) = extract_slices(hu - hu.min(), mask, axial_geometry(SPACING)).warnings[:1]
+    assert "do not look like Hounsfield units" in warning
+
+
+def test_a_contour_in_air_is_warned_of(sphere):
+    hu, mask = sphere()
+    warnings = extract_slices(np.full_like(hu, -900), mask, axial_geometry(SPACING)).warnings
+    assert any("below the model's window" in w for w in warnings)
+
+
+def test_nan_matters_inside_the_tumour_only(sphere):
+    hu, mask = sphere()
+    hu = hu.astype(np.float32)
+    hu[0, 0, 0] = np.nan
+    edge = np.argwhere(mask[12])[0]
+    hu[12, edge[0] - 1, edge[1]] = np.inf  # just outside
+    extract_slices(hu, mask, axial_geometry(SPACING))
+    hu[12, 48, 48] = np.nan
+    with pytest.raises(CNNSurvivalError, match=r"NaN or infinite voxels at the tumour \(slice 13 of 24"):
+        extract_slices(hu, mask, axial_geometry(SPACING))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda hu, mask: (hu, mask * 0), "segment is empty"),
+        (lambda hu, mask: (hu[1:], mask), "96 x 96 x 23 voxels and the mask 96 x 96 x 24"),
+        (lambda hu, mask: (np.stack([hu] * 3, axis=-1), mask), "4 and the mask 3 dimensions"),
+        (lambda hu, mask: (hu[0], mask[0]), "2 and the mask 2 dimensions"),
+        (lambda hu, mask: (hu.astype(complex), mask), "complex128"),
+    ],
+)
+def test_unusable_arrays_are_refused_in_one_sentence(sphere, change, message):
+    with pytest.raises(CNNSurvivalError, match=message):
+        extract_slices(*change(*sphere()), axial_geometry(SPACING))
+
+
+def test_a_tumour_too_small_for_the_model_names_what_would_do(sphere):
+    hu, mask = sphere(radius_mm=6)
+    with pytest.raises(CNNSurvivalError, match=r"has 250 or more pixels.*largest has (\d+)\); lower .*--min-roi") as e:
+        extract_slices(hu, mask, axial_geometry(SPACING))
+    largest = int(str(e.value).split("largest has ")[1].split(")")[0])
+    assert largest == mask.sum(axis=(1, 2)).max()
+    assert len(extract_slices(hu, mask, axial_geometry(SPACING), Preprocessing(min_roi_px=largest))) >= 1
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.eye(3), np.full((4, 4), np.nan), np.diag([1, 1, 0, 1])])
+def test_geometry_that_is_none_is_refused(sphere, matrix):
+    with pytest.raises(CNNSurvivalError, match="geometry"):
+        extract_slices(*sphere(), matrix)
+
+
+def test_a_large_volume_costs_a_few_megabytes_at_most():
+    hu = np.full((200, 512, 512), -900, np.int16)
+    mask = np.zeros(hu.shape, np.uint8)
+    hu[70:130, 200:260, 240:310] = 40
+    mask[70:130, 200:260, 240:310] = 1
+    geometry = axial_geometry((1, 0.8, 0.8))
+    tracemalloc.start()
+    try:
+        s = extract_slices(hu, mask, geometry)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(s) == 60
+    assert peak - s.images.nbytes < 5e6  # the CT has 105 MB, the mask 52
+
+
+def test_real_tumours_are_cut_as_they_lie(shared_data):
+    """Against SimpleITK's own windowing on a real CT at 1 mm, where nothing is resampled."""
+    sitk = pytest.importorskip("SimpleITK")
+    folder = shared_data("data/nsclc")
+    image, roi = (sitk.ReadImage(str(folder / f"p002_{name}.nrrd")) for name in ("ct", "mask"))
+    s = extract_slices(
+        sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(roi), axial_geometry(image.GetSpacing()[::-1])
+    )
+    windowed = sitk.GetArrayFromImage(sitk.IntensityWindowing(sitk.Cast(image, sitk.sitkFloat64), -160, 240, 0, 255))
+    mask = sitk.GetArrayFromImage(roi) > 0
+    for number in range(len(s)):
+        k = s.slice_index[number]
+        assert s.area_px[number] == mask[k].sum()
+        assert s.mean_intensity[number] == pytest.approx(windowed[k][mask[k]].mean(), abs=0.5)
+        inside = np.sort(windowed[k][mask[k]])
+        shown = np.sort(s.images[number].ravel())[-inside.size :]
+        np.testing.assert_allclose(shown, inside, atol=0.51)
