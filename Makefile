@@ -1,7 +1,8 @@
 # `make demo` runs the main job, `make test` the tests; both need only Python 3.10 or newer and a package index.
 
+SUITS = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+	$$p -c "$(SUITS)" 2>/dev/null && { echo $$p; break; }; done)
 DEMO = .venv-demo
 TEST = .venv-test
 
@@ -30,10 +31,11 @@ $(TEST)/.ready: requirements/test.txt requirements/demo.txt pyproject.toml
 
 # A new virtual environment with the pinned packages and this project, in place; the stamp comes last.
 define make_environment
-	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 found; install one, or run 'make $@ PYTHON=/path/to/python3'."; exit 1; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c "$(SUITS)" 2>/dev/null || { \
+	  echo "Needs Python 3.10 to 3.13 and found none; install one, or name it: make PYTHON=/path/to/python3 ..."; exit 1; }
 	rm -rf $(1)
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+	$(1)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r $(2)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(1)/.ready
 endef

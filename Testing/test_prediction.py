@@ -19,6 +19,7 @@ def prediction(sphere, tiny_bundle):
 
 
 def test_the_curve_is_the_mean_of_the_slice_curves(prediction, tiny_bundle):
+    pytest.importorskip("torch")
     p = prediction
     hazards = create_engine("torch", tiny_bundle).hazards(p.slices.images)
     curves = np.cumprod(np.hstack([np.ones((len(hazards), 1)), 1 - hazards]), axis=1)

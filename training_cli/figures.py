@@ -12,27 +12,26 @@ from CNNSurvivalLib.files import atomic_write
 from CNNSurvivalLib.hazards import MONTH_DAYS
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, SPREAD_PERCENTILES, Prediction, horizon_table, median_text
 
-INK, ACCENT, BAND, GREY, FAINT = "#22313f", "#0b6e8a", "#9fd0dc", "#8a939b", "#e4e8ea"
+INK, ACCENT, BAND, GREY, FAINT = "#22313f", "#0b6e8a", "#9fd0dc", "#7b858d", "#e4e8ea"
+ALERT, CAUTION = "#b3261e", "#a4510b"
+LEFT, RIGHT, PANEL_LEFT, PANEL_RIGHT = 0.066, 0.632, 0.672, 0.976  # the curve, and the panel beside it
 SHOWN_SLICES = 4
-ZOOM_MARGIN_PX = 6
+ZOOM_MARGIN_PX = 4
+SCALE_BAR_MM = 20
 
 
 def survival_figure(prediction: Prediction, path, title: str | None = None) -> None:
     """Draw the patient's survival curve as a PNG.
 
-    The curve with its spread over slices, the reference cohort's Kaplan-Meier curve behind it, the risk time
-    marked; beside it the best slices as the network saw them and a table of S. ``title`` is drawn as it is: give
-    no patient's name. Raises CNNSurvivalError where the file cannot be written.
+    The curve with its spread over slices, the reference cohort's Kaplan-Meier curve behind it, the risk time and the
+    median marked; beside it the best slices as the network saw them and a table of S. ``title`` is drawn as it is:
+    give no patient's name. Raises CNNSurvivalError where the file cannot be written.
     """
-    figure = Figure(figsize=(11, 6.2), dpi=150, facecolor="white")
+    figure = Figure(figsize=(11.5, 6.6), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        2, 2, width_ratios=(2.15, 1), height_ratios=(1.08, 1), left=0.07, right=0.975, top=0.83, bottom=0.155,
-        wspace=0.13, hspace=0.24,
-    )  # fmt: skip
-    _draw_curve(figure.add_subplot(grid[:, 0]), prediction)
-    _draw_slices(figure, grid[0, 1], prediction)
-    _draw_table(figure.add_subplot(grid[1, 1]), prediction)
+    _draw_curve(figure.add_axes((LEFT, 0.165, RIGHT - LEFT, 0.665)), prediction)
+    _draw_slices(figure, prediction)
+    _draw_table(figure.add_axes((PANEL_LEFT, 0.165, PANEL_RIGHT - PANEL_LEFT, 0.225)), prediction)
     _draw_words(figure, prediction, title or "Predicted survival")
     with atomic_write(path, "wb") as stream:
         # No metadata: the same prediction gives the same file.
@@ -42,48 +41,86 @@ def survival_figure(prediction: Prediction, path, title: str | None = None) -> N
 def _draw_curve(axes, p: Prediction) -> None:
     months = p.time_days / MONTH_DAYS
     reference_days, reference = p.bundle.kaplan_meier
-    axes.step(reference_days / MONTH_DAYS, reference, where="post", color=GREY, lw=1.3,
-              label=f"Kaplan-Meier: {p.bundle.reference_label}")  # fmt: skip
     low, high = SPREAD_PERCENTILES
-    axes.fill_between(months, p.survival_low, p.survival_high, color=BAND, alpha=0.6, lw=0,
-                      label=f"{low}-{high}% of the {len(p.slices)} slice curves (no confidence interval)")  # fmt: skip
-    axes.plot(months, p.survival, color=ACCENT, lw=2.4, label="This tumour: mean of its slice curves")
+    lines = [
+        *axes.plot(months, p.survival, color=ACCENT, lw=2.6, zorder=4, label="This tumour (mean over its slices)"),
+        axes.fill_between(months, p.survival_low, p.survival_high, color=BAND, alpha=0.6, lw=0, zorder=2,
+                          label=f"{low}-{high}% of its {len(p.slices)} slices: agreement, not confidence"),
+        *axes.step(reference_days / MONTH_DAYS, reference, where="post", color=GREY, lw=1.4, zorder=3,
+                   label=textwrap.fill(f"Kaplan-Meier: {p.bundle.reference_label}", 52)),
+        *_mark_median(axes, p),
+    ]  # fmt: skip
     _mark_risk_time(axes, p)
-    axes.set(xlim=(0, months[-1]), ylim=(0, 1.02), xlabel="Months", ylabel="Probability of survival S(t)")
-    axes.set_xticks(np.arange(0, months[-1] + 1, 12))
+    axes.set_xlim(0, months[-1])
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("Months", color=INK)
+    axes.set_ylabel("Probability of being alive, S(t)", color=INK)
+    axes.set_xticks(np.arange(0, months[-1] + 1, 12 if months[-1] > 36 else 6))
     axes.set_yticks(np.linspace(0, 1, 6), [f"{value:.0%}" for value in np.linspace(0, 1, 6)])
     axes.grid(color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, length=0)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="upper right", frameon=True, framealpha=0.92, edgecolor="none",
-                fontsize=8.5)  # fmt: skip
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=INK, length=0, labelsize=9.5)
+    axes.legend(handles=lines, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.8,
+                labelcolor=INK, borderaxespad=0.2)  # fmt: skip
 
 
 def _mark_risk_time(axes, p: Prediction) -> None:
+    """S at the risk time; the text is where a falling curve is not: above and right, or below and left of it."""
     month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
-    axes.plot([month, month, 0], [0, value, value], color=ACCENT, lw=1, ls=(0, (4, 3)))
-    axes.plot(month, value, "o", color=ACCENT, ms=6, mec="white", mew=1.2)
-    axes.annotate(f"{value:.0%} at {month:g} months", (month, value), xytext=(-9, -9), textcoords="offset points",
-                  color=ACCENT, fontsize=10, fontweight="bold", va="top", ha="right")  # fmt: skip
+    axes.plot([month, month, 0], [0, value, value], color=ACCENT, lw=1, ls=(0, (4, 3)), zorder=3)
+    axes.plot(month, value, "o", color=ACCENT, ms=7, mec="white", mew=1.4, zorder=6)
+    above = value < 0.62  # higher up is the legend
+    axes.annotate(
+        f"{value:.0%} alive at {month:g} months", (month, value), xytext=(11, 9) if above else (-10, -10),
+        textcoords="offset points", color=ACCENT, fontsize=11, fontweight="bold", va="bottom" if above else "top",
+        ha="left" if above else "right", zorder=7,
+        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"},
+    )  # fmt: skip
 
 
-def _draw_slices(figure, cell, p: Prediction) -> None:
-    """The best slices, all cut to the window that holds the widest of them."""
+def _mark_median(axes, p: Prediction) -> list:
+    """The median's mark, for the legend; none where S stays above 0.5."""
+    if p.median_survival_days is None:
+        return []
+    month = p.median_survival_days / MONTH_DAYS
+    return axes.plot(month, 0.5, "D", color="white", ms=6, mec=INK, mew=1.3, zorder=5, lw=0,
+                     label=f"Half have died: {month:.1f} months (median)")  # fmt: skip
+
+
+def _draw_slices(figure, p: Prediction) -> None:
+    """The best slices, all cut to the window that holds the widest of them, so that they are to one scale."""
     shown = p.slices.best(SHOWN_SLICES)
-    inner = cell.subgridspec(2, 2, wspace=0.06, hspace=0.22)
-    rows, columns = np.nonzero(shown.images.any(axis=0))
     size = shown.images.shape[1]
-    half = max(size // 2 - min(rows.min(), columns.min()), max(rows.max(), columns.max()) - size // 2) + ZOOM_MARGIN_PX
-    window = slice(max(size // 2 - half, 0), min(size // 2 + half, size))
-    for number in range(SHOWN_SLICES):
-        axes = figure.add_subplot(inner[number // 2, number % 2])
-        axes.set_axis_off()
-        if number < len(shown):
-            axes.imshow(shown.images[number][window, window], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_title(f"{number + 1}. slice {shown.slice_index[number]}: {shown.area_mm2[number] / 100:.1f} cm²",
-                           fontsize=7.5, color=INK, pad=3)  # fmt: skip
+    rows, columns = np.nonzero(shown.images.any(axis=0))
+    reach = max(size / 2 - min(rows.min(), columns.min()), max(rows.max(), columns.max()) + 1 - size / 2)
+    half = int(min(np.ceil(reach) + ZOOM_MARGIN_PX, size // 2))
+    window = slice(size // 2 - half, size // 2 + half)
+    for number, (image, place) in enumerate(zip(shown.images, _places(figure))):
+        axes = figure.add_axes(place)
+        axes.imshow(image[window, window], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.03, 0.97, f"{shown.area_mm2[number] / 100:.1f} cm²", transform=axes.transAxes, color="white",
+                  fontsize=9 if number == 0 else 7, va="top")  # fmt: skip
+        pixel = p.bundle.preprocessing.pixel_size_mm
+        if number == 0 and pixel and SCALE_BAR_MM / pixel < half:
+            end, bottom = 2 * half - 4, 2 * half - 4
+            axes.plot([end - SCALE_BAR_MM / pixel, end], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
+            axes.text(end, bottom - 2, f"{SCALE_BAR_MM} mm", color="white", fontsize=7.5, ha="right", va="bottom")
+
+
+def _places(figure) -> list[tuple[float, float, float, float]]:
+    """Figure coordinates of the slices: the best large, the others below one another beside it."""
+    width, height = figure.get_size_inches()
+    gap = 0.07  # inches
+    large = ((PANEL_RIGHT - PANEL_LEFT) * width - gap / 3) * 3 / 4
+    small = (large - 2 * gap) / 3
+    top, left = 0.83 * height, PANEL_LEFT * width
+    inches = [(left, top - large, large, large)]
+    inches += [(left + large + gap, top - small - n * (small + gap), small, small) for n in range(SHOWN_SLICES - 1)]
+    return [(x / width, y / height, w / width, h / height) for x, y, w, h in inches]
 
 
 def _draw_table(axes, p: Prediction) -> None:
@@ -92,32 +129,34 @@ def _draw_table(axes, p: Prediction) -> None:
     cells = [[f"{r['horizon_months']} months", _percent(r["survival"]), _spread(r), _percent(r["reference_survival"])]
              for r in (dict(zip(header, row)) for row in rows)]  # fmt: skip
     table = axes.table(
-        [["", "S(t)", "slices", "cohort"], *cells], cellLoc="center", bbox=(0, 0.34, 1, 0.66), edges="horizontal"
-    )
+        [["alive at", "this tumour", "its slices", "cohort"], *cells], cellLoc="center", edges="horizontal",
+        bbox=(0, 0, 1, 1), colWidths=(0.27, 0.23, 0.27, 0.23),
+    )  # fmt: skip
     table.auto_set_font_size(False)
-    table.set_fontsize(8.5)
+    table.set_fontsize(9)
     for (row, column), cell in table.get_celld().items():
         cell.set_edgecolor(FAINT)
-        cell.set_text_props(color=GREY if row == 0 or column > 1 else INK, weight="bold" if column == 1 else "normal")
-    horizon = p.rmst_horizon_days / MONTH_DAYS
-    lines = (
-        f"Median survival: {median_text(p)}",
-        f"Mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months",
-        f"Slices used: {len(p.slices)} of {p.slices.roi_slices} with tumour",
-    )
-    axes.text(0, 0.25, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8.5, color=INK, linespacing=1.55)
+        cell.set_text_props(
+            color=INK if row and column < 2 else GREY, weight="bold" if row and column == 1 else "normal"
+        )
 
 
 def _draw_words(figure, p: Prediction, title: str) -> None:
-    figure.text(0.07, 0.948, _shortened(title, 90), fontsize=15, fontweight="bold", color=INK)
-    figure.text(0.07, 0.928, textwrap.fill(p.sentence, 112), fontsize=9.2, color=INK, va="top", linespacing=1.4)
-    figure.text(0.708, 0.862, "What the network saw, best-ranked first", fontsize=8.5, color=GREY)
+    figure.text(LEFT, 0.945, _shortened(title, 60), fontsize=16, fontweight="bold", color=INK)
+    figure.text(LEFT, 0.925, textwrap.fill(p.sentence, 140), fontsize=9.5, color=INK, va="top", linespacing=1.35)
+    saw = f"What the network saw: {len(p.slices)} slices, the best first"
+    figure.text(PANEL_LEFT, 0.842, saw, fontsize=9.5, color=INK)
+    horizon = p.rmst_horizon_days / MONTH_DAYS
+    facts = f"Median: {median_text(p)}; mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months"
+    figure.text(PANEL_LEFT, 0.125, facts, fontsize=8.3, color=INK)
     if p.warnings:
         more = f" (and {len(p.warnings) - 1} more)" if len(p.warnings) > 1 else ""
-        figure.text(0.07, 0.062, _shortened(f"Warning: {p.warnings[0]}", 165 - len(more)) + more, fontsize=8,
-                    color="#a4510b")  # fmt: skip
-    figure.text(0.07, 0.025, RESEARCH_USE_ONLY, fontsize=8.5, fontweight="bold", color="#b3261e")
-    figure.text(0.975, 0.025, f"Model {p.bundle.id} · {p.provenance['software']}", fontsize=8, color=GREY, ha="right")
+        text = _shortened(f"Warning: {p.warnings[0]}", 165 - len(more)) + more
+        figure.text(LEFT, 0.062, text, fontsize=8.2, color=CAUTION)
+    figure.text(LEFT, 0.025, RESEARCH_USE_ONLY, fontsize=8.8, fontweight="bold", color=ALERT)
+    figure.text(
+        PANEL_RIGHT, 0.025, f"Model {p.bundle.id} · {p.provenance['software']}", fontsize=8, color=GREY, ha="right"
+    )
 
 
 def _spread(row: dict) -> str:

@@ -424,8 +424,8 @@ def _too_large_warning(cuts: list, preprocessing: Preprocessing) -> Optional[str
     large = [cut for cut in cuts if cut.overhang_px]
     if not large:
         return None
-    size, worst = preprocessing.crop_px, max(large, key=lambda cut: cut.overhang_px)
+    size, overhang = preprocessing.crop_px, max(cut.overhang_px for cut in large)
     return (
         f"On {len(large)} of {len(cuts)} slices the tumour is larger than the {size} x {size} pixels that the model "
-        f"sees, by up to {worst.overhang_px} pixels; up to {max(cut.lost_fraction for cut in large):.0%} of it is cut off."
+        f"sees, by up to {overhang} pixels; up to {max(cut.lost_fraction for cut in large):.0%} of it is cut off."
     )

@@ -1,0 +1,742 @@
+"""Real MRML nodes in, real MRML nodes out; without a Slicer application."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core (pip install slicer-core)")
+vtk = pytest.importorskip("vtk")
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
+
+from CNNSurvivalLib import scene as scene_io  # noqa: E402
+from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
+from CNNSurvivalLib.prediction import predict  # noqa: E402
+from CNNSurvivalLib.slices import axial_geometry  # noqa: E402
+
+SHAPE, SPACING = (20, 80, 90), (3.0, 1.0, 1.0)  # [k, j, i], mm
+CENTER = np.array([-45.0, -40.0, 28.5])  # of the volume, RAS mm
+RADIUS = 18.0
+
+
+@pytest.fixture
+def scene():
+    scene = slicer.vtkMRMLScene()
+    logic = slicer.vtkSlicerSegmentationsModuleLogic()  # registers the segmentation converters, as Slicer does
+    logic.SetMRMLScene(scene)
+    yield scene
+    scene.Clear(1)
+
+
+def matrix(array):
+    result = vtk.vtkMatrix4x4()
+    result.DeepCopy(np.asarray(array, float).ravel())
+    return result
+
+
+def ras_of(shape, ijk_to_ras):
+    """RAS of every voxel centre, [k, j, i, 3]."""
+    k, j, i = np.indices(shape)
+    return np.stack([i, j, k], axis=-1) @ ijk_to_ras[:3, :3].T + ijk_to_ras[:3, 3]
+
+
+def ball(shape=SHAPE, ijk_to_ras=None, center=CENTER, radius=RADIUS):
+    ijk_to_ras = axial_geometry(SPACING) if ijk_to_ras is None else ijk_to_ras
+    return (np.linalg.norm(ras_of(shape, ijk_to_ras) - center, axis=-1) <= radius).astype(np.uint8)
+
+
+def image_of(array, image=None):
+    image = vtk.vtkImageData() if image is None else image
+    image.SetDimensions(array.shape[2], array.shape[1], array.shape[0])
+    components = array.shape[3] if array.ndim == 4 else 1
+    scalars = numpy_to_vtk(np.ascontiguousarray(array).reshape(-1, components), deep=True)
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def add_volume(scene, hu=None, ijk_to_ras=None, name="CT", class_name="vtkMRMLScalarVolumeNode"):
+    node = scene.AddNewNodeByClass(class_name, name)
+    if hu is None:
+        rng = np.random.default_rng(0)
+        hu = np.where(ball(), 40, -850) + rng.normal(0, 20, SHAPE)
+        hu = hu.astype(np.int16)
+    node.SetAndObserveImageData(image_of(hu))
+    node.SetIJKToRASMatrix(matrix(axial_geometry(SPACING) if ijk_to_ras is None else ijk_to_ras))
+    return node
+
+
+def oriented(array, ijk_to_ras, first=(0, 0, 0)):
+    """vtkOrientedImageData whose voxel [0, 0, 0] has the IJK index ``first``."""
+    image = image_of(array, slicer.vtkOrientedImageData())
+    extent = [(f, f + n - 1) for f, n in zip(first, array.shape[::-1])]
+    image.SetExtent(*[int(limit) for pair in extent for limit in pair])
+    image.SetGeometryFromImageToWorldMatrix(matrix(ijk_to_ras))
+    return image
+
+
+def add_segmentation(scene, masks=None, ijk_to_ras=None, volume=None, name="Segmentation", first=(0, 0, 0)):
+    """masks: {segment name: uint8 [k, j, i]}; a ball by default. Segment IDs are the names."""
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    ijk_to_ras = axial_geometry(SPACING) if ijk_to_ras is None else ijk_to_ras
+    for segment_name, mask in (masks or {"Tumour": ball()}).items():
+        image = oriented(mask, ijk_to_ras, first)
+        node.AddSegmentFromBinaryLabelmapRepresentation(image, segment_name, [1, 0, 0], segment_name)
+    if volume is not None:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    return node
+
+
+def add_surface(scene, center=CENTER, radius=RADIUS, name="Surface"):
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    source = vtk.vtkSphereSource()
+    source.SetCenter(*center)
+    source.SetRadius(radius)
+    source.SetThetaResolution(60)
+    source.SetPhiResolution(60)
+    source.Update()
+    node.AddSegmentFromClosedSurfaceRepresentation(source.GetOutput(), "Tumour", [1, 0, 0], "Tumour")
+    return node
+
+
+def put_under(scene, node, array, name="Move"):
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    transform.SetMatrixTransformToParent(matrix(array))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    return transform
+
+
+def put_under_warp(scene, node, shift, name="Warp"):
+    """A spline, so non-linear for Slicer, that moves everything by ``shift``, so the answer is known."""
+    corners = np.array([[r, a, s] for r in (-200, 200) for a in (-200, 200) for s in (-200, 200)], float)
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetBasisToR()
+    for setter, points in ((spline.SetSourceLandmarks, corners), (spline.SetTargetLandmarks, corners + shift)):
+        landmarks = vtk.vtkPoints()
+        for point in points:
+            landmarks.InsertNextPoint(*point)
+        setter(landmarks)
+    transform = scene.AddNewNodeByClass("vtkMRMLTransformNode", name)
+    transform.SetAndObserveTransformToParent(spline)
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    return transform
+
+
+def rotation(degrees, axis=2):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    result = np.eye(4)
+    a, b = [n for n in range(3) if n != axis]
+    result[a, a], result[a, b], result[b, a], result[b, b] = c, -s, s, c
+    return result
+
+
+def translation(*shift):
+    result = np.eye(4)
+    result[:3, 3] = shift
+    return result
+
+
+def snapshot(scene):
+    """Everything that a user would notice of the nodes in the scene."""
+    scene_xml = []
+    for n in range(scene.GetNumberOfNodes()):
+        node = scene.GetNthNode(n)
+        text = [node.GetID(), node.GetName(), node.GetMTime()]
+        if node.IsA("vtkMRMLSegmentationNode"):
+            segmentation = node.GetSegmentation()
+            text.append(segmentation.GetMTime())
+            for s in range(segmentation.GetNumberOfSegments()):
+                segment = segmentation.GetNthSegment(s)
+                for kind in ("Binary labelmap", "Closed surface"):
+                    data = segment.GetRepresentation(kind)
+                    text.append((kind, data.GetMTime() if data else None))
+        scene_xml.append(tuple(text))
+    return scene_xml
+
+
+def dice(a, b):
+    a, b = np.asarray(a) > 0, np.asarray(b) > 0
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+# --- CT and mask ----------------------------------------------------------------------------------------------
+
+
+def test_same_grid_is_identical_voxel_for_voxel(scene):
+    volume = add_volume(scene)
+    mask = ball()
+    segmentation = add_segmentation(scene, {"Tumour": mask}, volume=volume)
+    before = snapshot(scene)
+    hu, found, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert np.array_equal(found, mask) and found.dtype == np.uint8
+    assert np.array_equal(hu, vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars()).reshape(SHAPE))
+    assert np.allclose(ijk_to_ras, axial_geometry(SPACING)) and warnings == []
+    assert snapshot(scene) == before
+
+
+def test_labelmap_that_covers_only_its_segment(scene):
+    """What Slicer keeps after drawing: an extent that begins somewhere inside the CT."""
+    volume, mask = add_volume(scene), ball()
+    box = np.s_[5:15, 10:70, 20:75]
+    segmentation = add_segmentation(scene, {"Tumour": mask[box]}, first=(20, 10, 5))
+    expected = np.zeros_like(mask)
+    expected[box] = mask[box]
+    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert np.array_equal(found, expected) and warnings == []
+
+
+def test_shared_labelmap_gives_each_segment_its_own_voxels(scene):
+    volume = add_volume(scene)
+    tumour, lung = ball(), (ball(radius=30) > ball()).astype(np.uint8)
+    node = add_segmentation(scene, {"Tumour": tumour, "Lung": lung})
+    node.GetSegmentation().CollapseBinaryLabelmaps(False)
+    segments = node.GetSegmentation()
+    assert segments.GetNumberOfLayers() == 1
+    assert len({segments.GetSegment(s).GetLabelValue() for s in ("Tumour", "Lung")}) == 2
+    before = snapshot(scene)
+    for name, expected in (("Tumour", tumour), ("Lung", lung)):
+        _, found, _, _ = scene_io.ct_and_mask(volume, node, name)
+        assert np.array_equal(found, expected), name
+    assert snapshot(scene) == before
+
+
+def test_overlapping_segments_in_layers(scene):
+    volume = add_volume(scene)
+    masks = {"Tumour": ball(), "Lung": ball(radius=30)}
+    segmentation = add_segmentation(scene, masks)
+    segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)
+    assert segmentation.GetSegmentation().GetNumberOfLayers() == 2
+    for name, expected in masks.items():
+        assert np.array_equal(scene_io.ct_and_mask(volume, segmentation, name)[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "least_dice"), [((1.0, 0.5, 0.5), 0.98), ((4.0, 2.0, 2.0), 0.93), ((3.0, 0.7, 1.3), 0.95)]
+)
+def test_finer_and_coarser_segmentation(scene, spacing, least_dice):
+    volume = add_volume(scene)
+    shape = tuple(int(np.ceil(n * s / t)) + 4 for n, s, t in zip(SHAPE, SPACING, spacing))
+    geometry = axial_geometry(spacing, (1.3, 0.4, -2.1))  # shifted by parts of a voxel, too
+    segmentation = add_segmentation(scene, {"Tumour": ball(shape, geometry)}, geometry)
+    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    expected = ball()
+    assert int(found.sum()) == pytest.approx(int(expected.sum()), rel=0.03)
+    assert dice(found, expected) > least_dice
+    assert warnings == []
+
+
+def test_segment_partly_outside_is_cut_and_said_so(scene):
+    volume = add_volume(scene)
+    center = CENTER + [0, 0, 30]  # the CT ends 30 mm above its centre
+    shape, geometry = (40, 80, 90), axial_geometry(SPACING)
+    segmentation = add_segmentation(scene, {"Tumour": ball(shape, geometry, center)}, geometry)
+    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    whole = ball(shape, geometry, center)
+    assert np.array_equal(found, whole[:20])
+    lost = whole[20:].sum() / whole.sum()
+    assert len(warnings) == 1 and f"{lost:.0%} of the segment 'Tumour' lies outside the CT 'CT'" in warnings[0]
+
+
+@pytest.mark.parametrize("distance", [80, 1000])
+def test_segment_elsewhere_is_an_error(scene, distance):
+    volume = add_volume(scene)
+    geometry = axial_geometry(SPACING, (0, 0, distance))
+    segmentation = add_segmentation(scene, {"Tumour": ball(SHAPE, geometry, CENTER + [0, 0, distance])}, geometry)
+    with pytest.raises(CNNSurvivalError, match="'Tumour' lies entirely outside the CT"):
+        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+
+
+def test_segment_thinner_than_the_voxels(scene):
+    volume = add_volume(scene)
+    geometry = axial_geometry((0.1, 0.1, 0.1), (-45.4, -40.4, 28.9))
+    segmentation = add_segmentation(scene, {"Tumour": np.ones((1, 2, 2), np.uint8)}, geometry)
+    with pytest.raises(CNNSurvivalError, match="so thin that it misses every voxel"):
+        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+
+
+def test_closed_surface_is_rasterised_on_a_copy(scene):
+    volume, segmentation = add_volume(scene), add_surface(scene)
+    before = snapshot(scene)
+    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert dice(found, ball()) > 0.97 and warnings == []
+    assert int(found.sum()) * 3 == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.03)
+    assert snapshot(scene) == before
+    assert segmentation.GetSegmentation().GetSegment("Tumour").GetRepresentation("Binary labelmap") is None
+
+
+def test_closed_surface_under_transforms_and_beyond_the_ct(scene):
+    volume, segmentation = add_volume(scene), add_surface(scene)
+    put_under(scene, segmentation, translation(0, 0, 30))
+    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert dice(found, ball(center=CENTER + [0, 0, 30])) > 0.97
+    assert len(warnings) == 1 and "lies outside" in warnings[0]
+    put_under(scene, segmentation, translation(0, 0, 300))
+    with pytest.raises(CNNSurvivalError, match="entirely outside"):
+        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+
+
+def test_source_representation_counts_not_a_derived_labelmap(scene):
+    """A coarse labelmap that Slicer derived for display must not replace the surface it came from."""
+    volume, segmentation = add_volume(scene), add_surface(scene)
+    coarse = axial_geometry((12, 8, 8), (20, 20, -20))
+    reference = scene_io._grid(matrix(coarse), [(0, 15), (0, 15), (0, 7)])
+    segmentation.GetSegmentation().SetConversionParameter(
+        "Reference image geometry", slicer.vtkSegmentationConverter.SerializeImageGeometry(reference)
+    )
+    assert segmentation.CreateBinaryLabelmapRepresentation()
+    assert dice(scene_io.ct_and_mask(volume, segmentation, "Tumour")[1], ball()) > 0.97
+
+
+def test_volume_and_segmentation_under_the_same_transform(scene):
+    volume, segmentation = add_volume(scene), add_segmentation(scene)
+    move = rotation(7) @ translation(5, -9, 13)
+    transform = put_under(scene, volume, move)
+    segmentation.SetAndObserveTransformNodeID(transform.GetID())
+    _, found, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert np.array_equal(found, ball()) and warnings == []
+    assert np.allclose(ijk_to_ras, move @ axial_geometry(SPACING))
+
+
+def test_different_linear_transforms(scene):
+    """Drawn in another frame: segmentation registered to the CT by one transform, the CT moved by another."""
+    volume = add_volume(scene)
+    put_under(scene, volume, rotation(10, axis=0) @ translation(0, 4, 9), "CT to room")
+    registration = rotation(25) @ translation(11, 2, -6)
+    # The ball as drawn: where the inverse of (CT to room)^-1 @ registration puts the ball in the CT's own RAS.
+    to_ct = np.linalg.inv(rotation(10, axis=0) @ translation(0, 4, 9)) @ registration
+    drawn_center = (np.linalg.inv(to_ct) @ [*CENTER, 1])[:3]
+    geometry = axial_geometry((1.0, 1.0, 1.0), drawn_center + [30, 30, -30])
+    segmentation = add_segmentation(scene, {"Tumour": ball((60, 60, 60), geometry, drawn_center)}, geometry)
+    put_under(scene, segmentation, registration, "Drawn to room")
+    before = snapshot(scene)
+    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert dice(found, ball()) > 0.96 and warnings == []
+    assert snapshot(scene) == before
+
+
+def test_scaling_transform_on_the_segmentation(scene):
+    volume = add_volume(scene)
+    geometry = axial_geometry((0.5, 0.5, 0.5), CENTER / 4 + [10, 10, -10])
+    segmentation = add_segmentation(scene, {"Tumour": ball((40, 40, 40), geometry, CENTER / 4, RADIUS / 4)}, geometry)
+    put_under(scene, segmentation, np.diag([4.0, 4.0, 4.0, 1.0]))
+    assert dice(scene_io.ct_and_mask(volume, segmentation, "Tumour")[1], ball()) > 0.95
+
+
+def test_non_linear_transform_on_the_segmentation(scene):
+    volume = add_volume(scene)
+    shift = np.array([6.0, -4.0, 9.0])
+    for segmentation in (
+        add_segmentation(scene, {"Tumour": ball(center=CENTER - shift)}),
+        add_surface(scene, CENTER - shift),
+    ):
+        transform = put_under_warp(scene, segmentation, shift)
+        assert not transform.IsTransformToWorldLinear()
+        before = snapshot(scene)
+        _, found, _, _ = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        assert dice(found, ball()) > 0.96
+        assert snapshot(scene) == before
+
+
+def test_transforms_that_the_ct_cannot_have(scene):
+    volume, segmentation = add_volume(scene), add_segmentation(scene)
+    put_under_warp(scene, volume, np.array([1.0, 2, 3]), "Acquisition")
+    with pytest.raises(CNNSurvivalError, match="'CT' is under the non-linear transform 'Acquisition'; harden"):
+        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    shear = np.eye(4)
+    shear[1, 2] = 0.3
+    put_under(scene, volume, shear, "Tilt")
+    with pytest.raises(CNNSurvivalError, match="'Tilt' shears the CT 'CT'"):
+        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+
+
+def test_scaled_ct_is_used_with_a_warning(scene):
+    volume, segmentation = add_volume(scene), add_segmentation(scene)
+    transform = put_under(scene, volume, np.diag([1.1, 1.1, 1.1, 1]), "Grow")
+    segmentation.SetAndObserveTransformNodeID(transform.GetID())
+    _, found, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    assert np.array_equal(found, ball()) and np.linalg.norm(ijk_to_ras[:3, 0]) == pytest.approx(1.1)
+    assert len(warnings) == 1 and "'Grow' scales the CT 'CT' by up to 10%" in warnings[0]
+
+
+SAGITTAL = np.array([[0, 0, 3.0, -60], [-1, 0, 0, 10], [0, -1, 0, 60], [0, 0, 0, 1]], float)  # k right, i back, j down
+FLIPPED = np.diag([1.0, 1.0, -3.0, 1.0])
+FLIPPED[:3, 3] = [-89, -79, 57]
+OBLIQUE = translation(-3, 8, 5) @ rotation(8, axis=0) @ rotation(5) @ axial_geometry(SPACING)
+
+
+@pytest.mark.parametrize("geometry", [SAGITTAL, FLIPPED, OBLIQUE], ids=["sagittal", "flipped", "oblique"])
+def test_any_acquisition_and_another_grid_for_the_segment(scene, geometry):
+    center = ras_of(SHAPE, geometry).reshape(-1, 3).mean(axis=0)
+    radius = 17.0
+    expected = ball(SHAPE, geometry, center, radius)
+    assert expected.sum() > 1000
+    volume = add_volume(scene, np.where(expected, 40, -850).astype(np.int16), geometry)
+    same = add_segmentation(scene, {"Tumour": expected}, geometry)
+    _, found, ijk_to_ras, _ = scene_io.ct_and_mask(volume, same, "Tumour")
+    assert np.array_equal(found, expected) and np.allclose(ijk_to_ras, geometry)
+    axial = axial_geometry((1.5, 0.8, 0.8), center + [40, 40, -40])
+    other = add_segmentation(scene, {"Tumour": ball((60, 100, 100), axial, center, radius)}, axial)
+    assert dice(scene_io.ct_and_mask(volume, other, "Tumour")[1], expected) > 0.95
+    assert dice(scene_io.ct_and_mask(volume, add_surface(scene, center, radius), "Tumour")[1], expected) > 0.96
+
+
+def test_one_full_size_copy_at_most(scene):
+    shape = (100, 200, 200)
+    geometry = axial_geometry((1.0, 1.0, 1.0))
+    center = [-100, -100, 50]
+    mask = ball(shape, geometry, center, 20)
+    volume = add_volume(scene, np.zeros(shape, np.int16), geometry)
+    segmentation = add_segmentation(scene, {"Tumour": mask}, geometry)
+    tracemalloc.start()
+    scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.15 * mask.nbytes
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------
+
+
+def test_missing_inputs(scene):
+    volume, segmentation = add_volume(scene), add_segmentation(scene)
+    for arguments, sentence in (
+        ((None, segmentation, "Tumour"), "No CT is selected"),
+        ((volume, None, "Tumour"), "No segmentation is selected"),
+        ((volume, segmentation, "Nose"), "has no segment with the ID 'Nose'; choose one of: 'Tumour'"),
+        ((volume, segmentation, ""), "choose one of: 'Tumour'"),
+        ((volume, volume, "Tumour"), "'CT' is not a segmentation"),
+        ((segmentation, segmentation, "Tumour"), "is not a single grey-level volume"),
+    ):
+        with pytest.raises(CNNSurvivalError, match=sentence):
+            scene_io.ct_and_mask(*arguments)
+
+
+def test_several_segments_are_listed(scene):
+    segmentation = add_segmentation(scene, {"Heart": ball(), "GTVp": ball()})
+    with pytest.raises(CNNSurvivalError, match="'Heart', 'GTVp'"):
+        scene_io.ct_and_mask(add_volume(scene), segmentation, "GTVn")
+
+
+def test_volumes_that_are_no_ct(scene):
+    segmentation = add_segmentation(scene)
+    colour = np.zeros((*SHAPE, 3), np.uint8)
+    for volume, sentence in (
+        (add_volume(scene, colour, name="Photo", class_name="vtkMRMLVectorVolumeNode"), "'Photo' has 3 values per"),
+        (add_volume(scene, ball(), name="Labels", class_name="vtkMRMLLabelMapVolumeNode"), "'Labels' is a label map"),
+        (scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Nothing"), "'Nothing' holds no image"),
+        (scene.AddNewNodeByClass("vtkMRMLSequenceNode", "4DCT"), "'4DCT' is not a single grey-level volume"),
+    ):
+        with pytest.raises(CNNSurvivalError, match=sentence):
+            scene_io.ct_and_mask(volume, segmentation, "Tumour")
+
+
+def test_empty_segments(scene):
+    volume = add_volume(scene)
+    segmentation = add_segmentation(scene, {"Zeros": np.zeros(SHAPE, np.uint8), "Tumour": ball()})
+    segmentation.GetSegmentation().AddEmptySegment("New", "New")
+    surface = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Surfaces")
+    surface.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    surface.AddSegmentFromClosedSurfaceRepresentation(vtk.vtkPolyData(), "Hollow", [1, 0, 0], "Hollow")
+    for node, name in ((segmentation, "Zeros"), (segmentation, "New"), (surface, "Hollow")):
+        with pytest.raises(CNNSurvivalError, match=f"The segment '{name}' is empty"):
+            scene_io.ct_and_mask(volume, node, name)
+    nothing = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Nothing")
+    with pytest.raises(CNNSurvivalError, match="'Nothing' has no segments"):
+        scene_io.ct_and_mask(volume, nothing, "")
+
+
+# --- First guess ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["Lung_Left", "Heart", "GTVp", "GTVn1"], "GTVp"),
+        (["GTVn", "GTV-1"], "GTV-1"),
+        (["Lungs-GTV", "GTV", "PTV"], "GTV"),
+        (["Lungs minus GTV", "Lungs", "Heart"], ""),
+        (["Lung_L-GTV", "PTV", "GTV_node"], "GTV_node"),
+        (["Left lung - tumor", "Left lung"], "Left lung - tumor"),
+        (["Non-tumour", "Tumour bed margin"], ""),
+        (["pancreas", "pancreatic_tumour"], "pancreatic_tumour"),
+        (["Lung", "Neoplasm, Primary", "Spinal cord"], "Neoplasm, Primary"),
+        (["lesionRUL", "lung"], "lesionRUL"),
+        (["Body", "PDAC"], "PDAC"),
+        (["Nodule 1", "Lung tumor"], "Lung tumor"),
+        (["LungTumor", "Lung"], "LungTumor"),
+        (["Lung"], ""),
+        (["peritumoral ring", "Segment_2"], ""),
+        (["Segment_1"], "Segment_1"),
+        (["Segment_1", "Segment_2"], ""),
+        (["CTV", "PTV_60"], "CTV"),
+        ([], ""),
+    ],
+)
+def test_guess_segment_by_name(scene, names, expected):
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    for name in names:
+        node.GetSegmentation().AddEmptySegment(name, name)
+    assert scene_io.guess_segment(node) == expected
+
+
+def test_guess_segment_by_terminology(scene):
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    kinds = {"A": "85756007^Tissue", "B": "4147007^Mass", "C": "39607008^Lung"}
+    for name, kind in kinds.items():
+        node.GetSegmentation().AddEmptySegment(name, name)
+        node.GetSegmentation().GetSegment(name).SetTag(
+            slicer.vtkSegment.GetTerminologyEntryTagName(),
+            "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered "
+            f"Structure~SCT^{kind}~^^~Anatomic codes - DICOM master list~SCT^39607008^Lung~^^",
+        )
+    assert scene_io.guess_segment(node) == "B"
+    assert scene_io.guess_segment(None) == ""
+
+
+def test_guess_nodes_that_belong_together(scene):
+    first, second = add_volume(scene, name="Old CT"), add_volume(scene, name="New CT")
+    add_segmentation(scene, {"Lung": ball()}, volume=second, name="Organs")
+    tumour = add_segmentation(scene, {"GTVp": ball()}, volume=second, name="Targets")
+    stray = add_segmentation(scene, {"Tumour": ball()}, name="Stray")
+    assert scene_io.guess_volume(scene) is second
+    assert scene_io.guess_segmentation(scene, second) is tumour
+    assert scene_io.guess_segmentation(scene, first) is tumour  # nothing refers to it: the most tumour-like one
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    for node in (first, stray):
+        hierarchy.CreateItem(study, node)
+    assert scene_io.guess_segmentation(scene, first) is stray
+
+
+def test_guess_in_an_empty_scene(scene):
+    assert scene_io.guess_volume(scene) is None
+    assert scene_io.guess_segmentation(scene, None) is None
+    add_volume(scene, ball(), class_name="vtkMRMLLabelMapVolumeNode")
+    assert scene_io.guess_volume(scene) is None
+
+
+# --- Result ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def case(scene):
+    volume = add_volume(scene)
+    return scene, volume, add_segmentation(scene, {"Lung": ball(radius=30), "GTVp": ball()}, volume=volume)
+
+
+def write(case, bundle, segment="GTVp", **options):
+    scene, volume, segmentation = case
+    prediction = scene_io.predict_nodes(volume, segmentation, segment, bundle, **{"max_slices": 3, **options})
+    return prediction, scene_io.write_result(scene, prediction, volume, segmentation, segment)
+
+
+def column(table_node, name):
+    return vtk_to_numpy(table_node.GetTable().GetColumnByName(name))
+
+
+def test_nodes_give_the_same_prediction_as_arrays(case, tiny_bundle):
+    _, volume, segmentation = case
+    prediction = scene_io.predict_nodes(volume, segmentation, "GTVp", tiny_bundle)
+    hu = vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars()).reshape(SHAPE)
+    expected = predict(hu, ball(), axial_geometry(SPACING), tiny_bundle)
+    assert np.array_equal(prediction.survival, expected.survival) and prediction.risk == expected.risk
+
+
+def test_what_is_left_in_the_scene(case, tiny_bundle):
+    prediction, result = write(case, tiny_bundle)
+    assert all(node.GetScene() is case[0] for node in result)
+    assert result.curve.GetName() == "CT GTVp: survival curve"
+    months, survival = column(result.curve, "Months"), column(result.curve, "Survival")
+    assert np.allclose(months, prediction.time_days / 30.4375, atol=0.01) and months[0] == 0
+    assert np.allclose(survival, prediction.survival, atol=1e-4) and survival[0] == 1
+    assert column(result.slices, "Rank").tolist() == list(range(1, len(prediction.slices) + 1))
+    assert column(result.slices, "Slice (K)").tolist() == prediction.slices.slice_index.tolist()
+    texts = {result.summary.GetCellText(row, 0): result.summary.GetCellText(row, 1) for row in range(5)}
+    assert texts["Survival at 18 months"] == f"{1 - prediction.risk:.0%}"
+    reference = column(result.reference, "Survival")
+    assert reference[0] == 1 and np.all(np.diff(reference) <= 0)
+    assert np.all(np.diff(column(result.reference, "Months")) >= 0)
+
+
+def test_chart_shows_patient_band_and_reference(case, tiny_bundle):
+    _, result = write(case, tiny_bundle)
+    chart = result.chart
+    shown = [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
+    assert set(map(id, shown)) == set(map(id, result[4:8])) and len(shown) == 4
+    for series in shown:
+        table = series.GetTableNode().GetTable()
+        assert table.GetColumnByName(series.GetXColumnName()) is not None
+        assert table.GetColumnByName(series.GetYColumnName()) is not None
+    assert chart.GetYAxisRange() == (0, 1) and chart.GetXAxisRange() == (0, 78)
+    assert not chart.GetXAxisRangeAuto() and not chart.GetYAxisRangeAuto()
+    assert chart.GetXAxisTitle() == "Months" and "research use only" in chart.GetYAxisTitle()
+    assert result.reference_series.GetName() == "Reference cohort: 100 invented patients"
+
+
+def test_record_says_where_the_result_comes_from(case, tiny_bundle):
+    prediction, result = write(case, tiny_bundle)
+    record = scene_io.read_record(result)
+    assert record["risk"] == prediction.risk and record["provenance"]["model"] == tiny_bundle.id
+    assert record["inputs"] == {
+        "volume": "CT", "segmentation": "Segmentation", "segment": "GTVp", "segment_id": "GTVp",
+    }  # fmt: skip
+    assert result.curve.GetAttribute("CNNSurvival.sha256") == tiny_bundle.sha256
+    result.record.SetText("{damaged")
+    assert scene_io.read_record(result) == {}
+
+
+def test_the_users_own_nodes_are_not_touched(case, tiny_bundle):
+    scene = case[0]
+    own = scene.AddNewNodeByClass("vtkMRMLTableNode", "CT GTVp: survival curve")
+    before = snapshot(scene)
+    write(case, tiny_bundle)
+    write(case, tiny_bundle)
+    after = snapshot(scene)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene).GetID()
+    assert [entry for entry in after[: len(before)] if entry[0] != hierarchy] == [
+        entry for entry in before if entry[0] != hierarchy
+    ]
+    assert own.GetNumberOfColumns() == 0
+
+
+def test_again_updates_in_place(case, tiny_bundle):
+    scene = case[0]
+    _, first = write(case, tiny_bundle)
+    first.survival_series.SetColor(1, 0, 1)
+    count = scene.GetNumberOfNodes()
+    prediction, second = write(case, tiny_bundle, max_slices=2)
+    assert [node.GetID() for node in first] == [node.GetID() for node in second]
+    assert scene.GetNumberOfNodes() == count
+    assert second.slices.GetNumberOfRows() == 2 == len(prediction.slices)
+    assert second.survival_series.GetColor() == (1, 0, 1)
+    assert second.chart.GetNumberOfPlotSeriesNodes() == 4
+
+
+def test_another_segment_gets_its_own_result(case, tiny_bundle):
+    _, tumour = write(case, tiny_bundle)
+    _, lung = write(case, tiny_bundle, "Lung")
+    assert not {node.GetID() for node in tumour} & {node.GetID() for node in lung}
+    assert scene_io.find_result(*case, "GTVp").chart is tumour.chart
+    assert scene_io.find_result(*case, "Lung").chart is lung.chart
+    assert scene_io.find_result(*case, "") is None and scene_io.find_result(case[0], None, case[2], "Lung") is None
+
+
+def test_what_the_user_deleted_comes_back(case, tiny_bundle):
+    scene = case[0]
+    _, first = write(case, tiny_bundle)
+    scene.RemoveNode(first.chart)
+    assert scene_io.find_result(*case, "GTVp") is None
+    _, second = write(case, tiny_bundle)
+    assert second.chart.GetScene() is scene and second.curve is first.curve
+    assert second.chart.GetNumberOfPlotSeriesNodes() == 4
+
+
+def test_result_lies_beside_the_ct(case, tiny_bundle):
+    scene, volume, _ = case
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
+    study = hierarchy.CreateStudyItem(patient, "Study")
+    hierarchy.CreateItem(study, volume)
+    _, result = write(case, tiny_bundle)
+    write(case, tiny_bundle)
+    folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in result}
+    assert len(folders) == 1
+    folder = folders.pop()
+    assert hierarchy.GetItemName(folder) == "CNNSurvival results: GTVp"
+    assert hierarchy.GetItemParent(folder) == study
+    children = vtk.vtkIdList()
+    hierarchy.GetItemChildren(study, children)
+    assert children.GetNumberOfIds() == 2  # the CT and one folder
+
+
+def test_cancelled_or_failed_leaves_the_scene_as_it_was(case, tiny_bundle):
+    scene = case[0]
+    before = snapshot(scene)
+
+    def stop(step, fraction):
+        if fraction > 0.3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        write(case, tiny_bundle, progress=stop)
+    with pytest.raises(CNNSurvivalError, match="No slice of the tumour has 100000"):
+        write(case, tiny_bundle, min_roi_px=100000)
+    assert snapshot(scene) == before
+
+
+def test_inputs_removed_meanwhile(case, tiny_bundle):
+    scene, volume, segmentation = case
+    prediction = scene_io.predict_nodes(volume, segmentation, "GTVp", tiny_bundle)
+    segmentation.GetSegmentation().RemoveSegment("GTVp")
+    before = snapshot(scene)
+    with pytest.raises(Cancelled):
+        scene_io.write_result(scene, prediction, volume, segmentation, "GTVp")
+    assert snapshot(scene) == before
+
+
+def test_progress_names_the_steps(case, tiny_bundle):
+    seen = []
+    write(case, tiny_bundle, progress=lambda step, fraction: seen.append((step, fraction)))
+    assert seen[0] == ("Reading CT and segment", 0.0)
+    assert [f for _, f in seen] == sorted(f for _, f in seen)
+
+
+def scene_that_unpacks(folder):
+    """A scene that has, like Slicer's, a folder to unpack bundles in."""
+    scene, manager, cache = slicer.vtkMRMLScene(), slicer.vtkDataIOManager(), slicer.vtkCacheManager()
+    (folder / "cache").mkdir()
+    cache.SetRemoteCacheDirectory(str(folder / "cache"))
+    manager.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    return scene
+
+
+@pytest.mark.parametrize("kind", ["mrb", "folder"])
+def test_saved_and_reloaded(case, tiny_bundle, tmp_path, kind):
+    scene = case[0]
+    prediction, result = write(case, tiny_bundle)
+    again = scene_that_unpacks(tmp_path)
+    if kind == "mrb":
+        path = str(tmp_path / "scene.mrb")
+        assert scene.WriteToMRB(path)
+        assert again.ReadFromMRB(path)
+    else:
+        folder = tmp_path / "scene"
+        folder.mkdir()
+        assert scene.SaveSceneToSlicerDataBundleDirectory(str(folder))
+        again.SetURL(str(next(folder.rglob("*.mrml"))))
+        assert again.Connect()
+    new_volume = again.GetFirstNodeByName("CT")
+    new_segmentation = again.GetFirstNodeByName("Segmentation")
+    loaded = scene_io.find_result(again, new_volume, new_segmentation, "GTVp")
+    assert loaded is not None
+    assert [node.GetName() for node in loaded] == [node.GetName() for node in result]
+    assert loaded.chart.GetNumberOfPlotSeriesNodes() == 4
+    assert loaded.survival_series.GetTableNode() is loaded.curve
+    assert loaded.reference_series.GetTableNode() is loaded.reference
+    assert np.allclose(column(loaded.curve, "Survival"), prediction.survival, atol=1e-4)
+    assert scene_io.read_record(loaded) == json.loads(result.record.GetText())
+    _, found, _, _ = scene_io.ct_and_mask(new_volume, new_segmentation, "GTVp")
+    assert np.array_equal(found, ball())
+    count = again.GetNumberOfNodes()
+    write((again, new_volume, new_segmentation), tiny_bundle)
+    assert again.GetNumberOfNodes() == count
+
+
+def test_two_saved_scenes_in_one(case, tiny_bundle, tmp_path):
+    """Imported into a scene where the node IDs are taken: each result stays with its own CT."""
+    scene = case[0]
+    write(case, tiny_bundle)
+    path = str(tmp_path / "scene.mrb")
+    assert scene.WriteToMRB(path)
+    other = scene_that_unpacks(tmp_path)
+    for _ in range(2):
+        assert other.ReadFromMRB(path, False)
+    volumes = [node for node in scene_io._nodes(other, "vtkMRMLScalarVolumeNode")]
+    segmentations = scene_io._nodes(other, "vtkMRMLSegmentationNode")
+    assert len(volumes) == len(segmentations) == 2
+    results = [scene_io.find_result(other, v, s, "GTVp") for v, s in zip(volumes, segmentations)]
+    assert None not in results
+    assert results[0].chart is not results[1].chart
+    assert results[1].survival_series.GetTableNode() is results[1].curve

@@ -1,0 +1,255 @@
+"""``cnn-survival predict``: one case to a folder of results, or a manifest of cases to one table."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
+from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.prediction import (
+    Prediction,
+    curve_table,
+    predict,
+    slice_table,
+    to_dict,
+)
+
+from .errors import UsageError, existing
+from .figures import survival_figure
+from .manifest import ManifestRow, duplicate_warnings, read_manifest
+from .readers import read_case
+
+PREDICTIONS_HEADER = [
+    "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
+    "survival_36m", "median_survival_days", "rmst_days", "risk_percentile", "warnings",
+]  # fmt: skip
+FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
+EIGHTEEN_MONTHS = 18
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to predict: the model's folder, the engine's name, and what overrides the model's own choices."""
+
+    model: Path
+    engine: str = "numpy"
+    min_roi_px: int | None = None
+    max_slices: int | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of one row of a manifest: its row of predictions.csv, or why there is none."""
+
+    row: ManifestRow
+    values: list | None
+    reason: str | None
+
+
+class BatchResult(NamedTuple):
+    done: int
+    failed: int
+    stopped: bool
+
+
+def predict_case(image, mask, output, settings: Settings, segment=None, series_uid=None, title=None) -> Prediction:
+    """Predict one case and write prediction.json, survival_curve.csv, survival_curve.png and slices.csv to output.
+
+    Each file is replaced as a whole; others in the folder are left alone. When the case fails, nothing is written,
+    and a folder that was made for it is removed again.
+    """
+    bundle = load_bundle(settings.model)
+    engine = create_engine(settings.engine, bundle)
+    with _output_folder(output) as folder:
+        prediction, given = _predict(image, mask, segment, series_uid, bundle, engine, settings)
+        _write_case(prediction, given, folder, title)
+    return prediction
+
+
+def predict_manifest(
+    manifest, output, settings: Settings, jobs: int = 1, details: bool = False, tell: Callable[[str], None] = print
+) -> BatchResult:
+    """Predict every row of a manifest and write predictions.csv and failures.csv to output.
+
+    Both are in the manifest's order whatever ``jobs`` is, and both are written even if they have no rows, so that
+    none of an earlier run stays behind. Each process holds one case at a time. ``details`` writes each case's own
+    files into output/<patient_id>. ``tell`` gets a line for the user where something is wrong. After an interrupt
+    what is done is written, and the rows that were not reached are listed as failures.
+    """
+    rows = read_manifest(manifest)
+    create_engine(settings.engine, load_bundle(settings.model))  # what is wrong with them is wrong with every row
+    notes = duplicate_warnings(rows)
+    for note in dict.fromkeys(notes.values()):
+        tell(f"Warning: {note}")
+    with _output_folder(output) as folder:
+        outcomes, stopped = _run(rows, settings, notes, folder if details else None, jobs, tell)
+        write_csv(folder / "predictions.csv", PREDICTIONS_HEADER, [o.values for o in outcomes if o.values is not None])
+        failures = [[o.row.patient_id, o.row.image, o.row.mask, o.reason] for o in outcomes if o.values is None]
+        write_csv(folder / "failures.csv", FAILURES_HEADER, failures)
+    return BatchResult(len(rows) - len(failures), len(failures), stopped)
+
+
+def find_model(model: str | None) -> Path:
+    """The model's folder: the default one, a folder, or a shipped model by its id."""
+    if model is None:
+        return default_bundle_folder()
+    if Path(model).is_dir():
+        return Path(model)
+    shipped = find_bundles([shipped_models_folder()])
+    for folder, bundle, _ in shipped:
+        if bundle is not None and model in (bundle.id, folder.name):
+            return folder
+    ids = ", ".join(bundle.id for _, bundle, _ in shipped if bundle is not None) or "none"
+    raise UsageError(
+        f"There is no model '{model}': it is neither a folder nor the id of a model that ships with this software "
+        f"({ids})."
+    )
+
+
+# --- One case -------------------------------------------------------------------------------------------------
+
+
+def _predict(image, mask, segment, series_uid, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
+    """(prediction, what was given) of one case."""
+    existing(image, "image")
+    existing(mask, "mask")
+    case = read_case(image, mask, segment, series_uid)
+    prediction = predict(
+        case.hu,
+        case.mask,
+        case.ijk_to_ras,
+        bundle,
+        engine,
+        min_roi_px=settings.min_roi_px,
+        max_slices=settings.max_slices,
+        input_warnings=case.warnings,
+    )
+    return prediction, {"image": str(image), "mask": str(mask), "segment": case.segment_name}
+
+
+def _write_case(prediction: Prediction, given: dict, folder: Path, title: str | None) -> None:
+    survival_figure(prediction, folder / "survival_curve.png", title)
+    write_csv(folder / "survival_curve.csv", *curve_table(prediction))
+    write_csv(folder / "slices.csv", *slice_table(prediction))
+    # Last: where there is a prediction.json, the other files are there too.
+    write_json(folder / "prediction.json", {**to_dict(prediction), "input": given})
+
+
+@contextlib.contextmanager
+def _output_folder(path) -> Iterator[Path]:
+    """A folder that takes files; if the block fails, the folders made for it go again unless something is in them."""
+    path = Path(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    ensure_output_folder(path)
+    try:
+        yield path
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+# --- Many cases -----------------------------------------------------------------------------------------------
+
+
+def _run(rows, settings: Settings, notes: dict, details: Path | None, jobs: int, tell) -> tuple[list[Outcome], bool]:
+    """(an outcome per row in the rows' order, whether the user stopped it)."""
+    outcomes: list[Outcome] = []
+    stopped = False
+    bar = tqdm(total=len(rows), desc="Predicting", unit="case", file=sys.stderr)
+    try:
+        with bar, contextlib.closing(_outcomes(rows, settings, notes, details, jobs)) as running:
+            for outcome in running:
+                outcomes.append(outcome)
+                if outcome.reason is not None:
+                    bar.clear()
+                    tell(f"{outcome.row.patient_id}: {outcome.reason}")
+                bar.update()
+    except KeyboardInterrupt:
+        stopped = True
+    outcomes += [Outcome(row, None, "Not done: the run was stopped before.") for row in rows[len(outcomes) :]]
+    return outcomes, stopped
+
+
+def _outcomes(rows, settings: Settings, notes: dict, details: Path | None, jobs: int) -> Iterator[Outcome]:
+    if jobs == 1:
+        _start_worker(settings)
+        for row in rows:
+            yield _one(row, settings, notes.get(row.number), details)
+        return
+    # spawn: a fork of a process with threads (torch, ITK) may hang.
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker, (settings,))
+    try:
+        futures = [pool.submit(_one, row, settings, notes.get(row.number), details) for row in rows]
+        for row, future in zip(rows, futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                reason = "A worker process died (out of memory?); try again with fewer --jobs."
+                yield Outcome(row, None, reason)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict = {}  # the bundle and engine of this process, so that they are loaded once
+
+
+def _start_pool_worker(settings: Settings) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets each finish its case
+    _start_worker(settings)
+
+
+def _start_worker(settings: Settings) -> None:
+    bundle = load_bundle(settings.model)
+    _worker.update(bundle=bundle, engine=create_engine(settings.engine, bundle))
+
+
+def _one(row: ManifestRow, settings: Settings, note: str | None, details: Path | None) -> Outcome:
+    """Predict one row; whatever goes wrong becomes its reason, so that the batch goes on."""
+    try:
+        if row.problem:
+            raise CNNSurvivalError(row.problem)
+        image, mask = row.image_path, row.mask_path
+        prediction, given = _predict(image, mask, row.segment, None, **_worker, settings=settings)
+        if details is not None:
+            with _output_folder(details / row.folder_name) as folder:
+                _write_case(prediction, given, folder, row.patient_id)
+    except CNNSurvivalError as error:
+        return Outcome(row, None, str(error))
+    except Exception as error:  # a fault of ours, or no memory: this case's, not the batch's
+        return Outcome(row, None, f"Unexpected error ({type(error).__name__}: {error}).")
+    return Outcome(row, _prediction_row(row.patient_id, prediction, note), None)
+
+
+def _prediction_row(patient_id: str, p: Prediction, note: str | None) -> list:
+    survival = dict(zip(p.horizons_months, map(_known, p.horizon_survival)))
+    at_18 = survival[EIGHTEEN_MONTHS]
+    return [
+        patient_id,
+        len(p.slices),
+        None if at_18 is None else 1 - at_18,
+        *survival.values(),
+        p.median_survival_days,
+        p.rmst_days,
+        p.risk_percentile,
+        " | ".join([*([note] if note else []), *p.warnings]),
+    ]
+
+
+def _known(value) -> float | None:
+    """The number; None for NaN, which stands for beyond the model's horizon."""
+    return None if math.isnan(value) else float(value)
