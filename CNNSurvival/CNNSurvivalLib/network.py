@@ -89,9 +89,9 @@ def negative_log_likelihood(logits, survived, died):
 
 
 def network_weights(network) -> dict:
-    """The network's values as float32 arrays under the names of ``weight_shapes``."""
+    """The network's values as float32 arrays under the names of ``weight_shapes``; copies, so training goes on."""
     state = network.state_dict()
-    return {name: state[name].detach().cpu().numpy() for name in weight_shapes(network.output.out_features)}
+    return {name: np.array(state[name].detach().cpu().numpy()) for name in weight_shapes(network.output.out_features)}
 
 
 def network_from_weights(weights: dict):
