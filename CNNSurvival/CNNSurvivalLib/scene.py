@@ -451,7 +451,6 @@ _ATTRIBUTE = "CNNSurvival."
 _VOLUME, _SEGMENTATION = _ATTRIBUTE + "volume", _ATTRIBUTE + "segmentation"  # node reference roles
 _MONTHS, _SURVIVAL = "Months", "Survival"
 _LOW, _HIGH = "10th percentile of slices", "90th percentile of slices"
-_REFERENCE = "Reference cohort"
 
 
 def write_result(scene, prediction: Prediction, volume_node, segmentation_node, segment_id) -> Result:
@@ -477,7 +476,7 @@ def write_result(scene, prediction: Prediction, volume_node, segmentation_node, 
         node.SetNodeReferenceID(_SEGMENTATION, segmentation_node.GetID())
         nodes.append(node)
     result = Result(*nodes)
-    _name(result, label, segment.GetName(), prediction.bundle.reference_label)
+    _name(result, label, segment.GetName())
     for role, table in tables.items():
         _fill_table(getattr(result, role), table)
     _fill_series(result)
@@ -564,17 +563,17 @@ def _record(prediction, volume_node, segmentation_node, segment_id, segment) -> 
     return {**to_dict(prediction), "inputs": inputs}
 
 
-def _name(result: Result, label: str, segment_name: str, reference_label: str) -> None:
+def _name(result: Result, label: str, segment_name: str) -> None:
     names = Result(
         curve=f"{label}: survival curve",
         slices=f"{label}: slices",
         summary=f"{label}: summary",
         reference=f"{label}: reference cohort",
-        # The series' names are the chart's legend.
-        survival_series=f"{segment_name}: predicted survival",
-        low_series=f"{segment_name}: {_LOW}",
-        high_series=f"{segment_name}: {_HIGH}",
-        reference_series=f"{_REFERENCE}: {reference_label}",
+        # The series' names are the chart's legend, which covers the curves if they are long.
+        survival_series=f"{segment_name}: survival",
+        low_series=f"{segment_name}: 10% of slices",
+        high_series=f"{segment_name}: 90% of slices",
+        reference_series="Reference cohort",
         chart=f"{label}: survival chart",
         record=f"{label}: prediction record",
     )
@@ -622,6 +621,7 @@ def _fill_chart(result: Result, label: str, prediction: Prediction) -> None:
         if not chart.HasPlotSeriesNodeID(node.GetID()):
             chart.AddAndObservePlotSeriesNodeID(node.GetID())
     chart.SetTitle(f"{label}: predicted survival")
+    result.reference_series.SetDescription(prediction.bundle.reference_label)
     chart.SetXAxisRange(0, float(np.ceil(prediction.time_days[-1] / MONTH_DAYS / 6) * 6))
 
 
