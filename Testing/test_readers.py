@@ -66,7 +66,7 @@ def dataset(path, sop_class, modality, **values):
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = sop_class
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = PATIENT, "4711", "", ""
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = PATIENT, "HOSPITAL-NUMBER-4711", "", ""
     ds.StudyInstanceUID, ds.StudyID, ds.StudyDate, ds.StudyTime, ds.AccessionNumber = STUDY, "1", "", "", ""
     ds.ReferringPhysicianName, ds.Manufacturer, ds.Modality, ds.SeriesNumber = "", "", modality, 1
     for name, value in values.items():
@@ -218,7 +218,7 @@ def sentence(*args, **kwargs):
     with pytest.raises(CNNSurvivalError) as error:
         read_case(*args, **kwargs)
     text = str(error.value)
-    assert text.endswith(".") and "\n" not in text and "Doe" not in text and "4711" not in text
+    assert text.endswith(".") and "\n" not in text and "Doe" not in text and "HOSPITAL-NUMBER-4711" not in text
     return text
 
 
