@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -191,6 +192,10 @@ def _outcomes(rows, settings: Settings, notes: dict, details: Path | None, jobs:
         for row in rows:
             yield _one(row, settings, notes.get(row.number), details)
         return
+    # One BLAS thread for each worker (read when it imports numpy): threads of several workers that wait for one
+    # another on the same cores are many times slower than none.
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker, (settings,))
     try:
