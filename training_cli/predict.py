@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
@@ -72,8 +72,7 @@ def predict_case(image, mask, output, settings: Settings, segment=None, series_u
     Each file is replaced as a whole; others in the folder are left alone. When the case fails, nothing is written,
     and a folder that was made for it is removed again.
     """
-    bundle = load_bundle(settings.model)
-    engine = create_engine(settings.engine, bundle)
+    bundle, engine = _model(settings)
     with _output_folder(output) as folder:
         prediction, given = _predict(image, mask, segment, series_uid, bundle, engine, settings)
         _write_case(prediction, given, folder, title)
@@ -192,10 +191,6 @@ def _outcomes(rows, settings: Settings, notes: dict, details: Path | None, jobs:
         for row in rows:
             yield _one(row, settings, notes.get(row.number), details)
         return
-    # One BLAS thread for each worker (read when it imports numpy): threads of several workers that wait for one
-    # another on the same cores are many times slower than none.
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker, (settings,))
     try:
@@ -219,8 +214,19 @@ def _start_pool_worker(settings: Settings) -> None:
 
 
 def _start_worker(settings: Settings) -> None:
+    _worker["bundle"], _worker["engine"] = _model(settings)
+
+
+def _model(settings: Settings):
+    """(bundle, engine), with one BLAS thread for this process.
+
+    The network is so small that threads win little, and where several processes share the cores they wait for one
+    another many times longer than they compute. And so a case gives the same bytes alone, in a batch, and with any
+    number of jobs.
+    """
+    threadpool_limits(limits=1, user_api="blas")
     bundle = load_bundle(settings.model)
-    _worker.update(bundle=bundle, engine=create_engine(settings.engine, bundle))
+    return bundle, create_engine(settings.engine, bundle)
 
 
 def _one(row: ManifestRow, settings: Settings, note: str | None, details: Path | None) -> Outcome:
