@@ -1,79 +1,188 @@
-"""The script that trained the first bundle: it learns, from the slices that it says, the same each time."""
+"""Training: learns, goes on after a kill to the same weights, and does the same on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from CNNSurvivalLib.bundle import save_bundle
-from CNNSurvivalLib.engines import NumpyEngine
-from CNNSurvivalLib.hazards import exponential_edges
-from CNNSurvivalLib.slices import axial_geometry, extract_slices
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.network import weight_shapes
+from cohort_maker import make_store
+from training_cli.cli import main
+from training_cli.errors import UsageError
+from training_cli.store import open_store
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+pytest.importorskip("lightning")
 
-
-@pytest.fixture
-def script():
-    from training_cli import train_first_bundle
-
-    return train_first_bundle
-
-
-@pytest.fixture
-def patients(script, sphere):
-    """Eight patients: the larger the tumour, the sooner the death."""
-    cohort = []
-    for number, radius in enumerate((10, 12, 14, 16, 18, 20, 22, 24)):
-        hu, mask = sphere(radius_mm=radius, shape=(18, 60, 60), seed=number)
-        slices = extract_slices(hu, mask, axial_geometry((3.0, 1.0, 1.0)))
-        cohort.append(script.Patient(2000.0 - 80 * radius, int(number % 4 != 0), slices))
-    return cohort
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ["--epochs", "3", "--best-slices", "24", "--batch", "8"]
 
 
-def test_the_cohorts_best_slices_carry_their_patients_outcome(script, patients, monkeypatch):
-    monkeypatch.setattr(script, "BEST_SLICES", 20)
-    images, survived, died = script.training_slices(patients, exponential_edges())
-    assert images.shape == (20, 140, 140) and survived.shape == died.shape == (20, 19)
-    rows = {image.tobytes(): p for p in patients for image in p.slices.images}
-    for image, row in zip(images, died):
-        assert row.sum() == rows[image.tobytes()].event
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("cohort") / "store", patients=12, slices=2)
 
 
-def test_training_lowers_the_loss_and_repeats_itself(script, patients):
-    images, survived, died = script.training_slices(patients, exponential_edges())
-    runs = [script.pretrain(images[:24], survived[:24], died[:24], epochs=2, seed=7) for _ in range(2)]
-    losses = runs[0][1]
-    assert losses[1] < losses[0] and losses == runs[1][1]
-    a, b = (script.net.network_weights(network) for network, _ in runs)
-    assert all(np.array_equal(a[name], b[name]) for name in a)
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    """An uninterrupted short pretraining."""
+    folder = tmp_path_factory.mktemp("run") / "pretrain"
+    assert main(["pretrain", str(store), "--output", str(folder), *SHORT]) == 0
+    return folder
 
 
-def test_finetuning_changes_the_last_layer_only(script, patients):
-    slices = [x[:16] for x in script.training_slices(patients, exponential_edges())]
-    network, _ = script.pretrain(*slices, epochs=1, seed=1)
-    before = script.net.network_weights(network)
-    losses = script.finetune(network, *slices, seed=1)
-    after = script.net.network_weights(network)
-    changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert changed == {"output.weight", "output.bias"} and losses[-1] < losses[0]
+def weights(folder):
+    with np.load(folder / "model.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
-def test_what_it_writes_is_a_bundle_that_says_what_it_is(script, patients, tmp_path):
-    import argparse
+def command(*arguments, launcher=()):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT)])}
+    line = [sys.executable, *launcher, "-m", "training_cli", *map(str, arguments)]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    edges = exponential_edges()
-    slices = [x[:16] for x in script.training_slices(patients, edges)]
-    network, losses = script.pretrain(*slices, epochs=1, seed=1)
-    engine = NumpyEngine(script.net.network_weights(network))
-    risk = np.array([script.patient_risk(engine, p, edges) for p in patients])
-    values = {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "horizon_days": None}
-    metrics = [{"name": name, "cohort": "test", **values} for name in ("concordance", "area alone")]
-    options = argparse.Namespace(epochs=1, seed=1)
-    info = script.bundle_info(
-        edges, patients, ["no slice"], patients, [], risk, metrics, 16, (losses, losses), options, engine
-    )
-    bundle = save_bundle(tmp_path / "bundle", info, script.net.network_weights(network))
-    assert bundle.info["cohorts"][0]["patients"] == 8 and bundle.info["cohorts"][0]["events"] == 6
-    assert bundle.info["card"]["intended_use"].startswith("Research use only")
-    assert bundle.risk_percentile(risk.max() + 0.01) == 100
-    times, survival = bundle.kaplan_meier
-    assert np.allclose(np.diff(times), 30.4375) and survival[-1] < 1
+
+def test_a_run_says_how_it_came_about(run, store):
+    info = json.loads((run / "run.json").read_text())
+    assert info["cohort"]["patients"] == 12 and info["cohort"]["slices_kept"] == 24
+    assert info["store"]["patients"] == open_store(store).patient_ids
+    assert info["epochs_done"] == 3 and len(info["losses"]) == 3
+    assert "epochs = 3 (paper: 50)" in info["departures"]
+    assert {name: value.shape for name, value in weights(run).items()} == weight_shapes()
+    assert (run / "losses.csv").read_text().splitlines()[0] == "epoch,mean_loss"
+    assert not (run / "checkpoint.npz").exists()
+
+
+def test_a_finished_run_is_not_run_again(run, store, capsys):
+    before = (run / "model.npz").stat().st_mtime_ns
+    assert main(["pretrain", str(store), "--output", str(run), *SHORT]) == 0
+    assert (run / "model.npz").stat().st_mtime_ns == before
+    assert main(["pretrain", str(store), "--output", str(run), "--epochs", "4"]) == 2
+    assert "holds a training with another settings" in capsys.readouterr().err
+
+
+def test_killed_and_started_again_it_ends_with_the_same_weights(run, store, tmp_path):
+    arguments = ["pretrain", store, "--output", tmp_path / "killed", *SHORT]
+    process = command(*arguments)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint.npz").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed" / "run.json").exists()
+    assert main(list(map(str, arguments))) == 0
+    expected, found = weights(run), weights(tmp_path / "killed")
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert (tmp_path / "killed" / "run.json").read_text() == (run / "run.json").read_text()
+
+
+def test_two_processes_do_what_one_does(store, tmp_path):
+    """Dropout off, as the processes draw different numbers for it. Two steps of the optimiser."""
+    options = ["--epochs", "2", "--best-slices", "7", "--batch", "8", "--dropout", "0", "--accelerator", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = command("pretrain", store, "--output", tmp_path / "two", "--devices", "2", *options, launcher=launcher)
+    assert main(["pretrain", str(store), "--output", str(tmp_path / "one"), *options]) == 0
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert output.count("epoch 2 of 2") == 1
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=2e-5, rtol=1e-4, err_msg=name)
+    losses = [json.loads((tmp_path / name / "run.json").read_text())["losses"] for name in ("one", "two")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_fine_tuning_changes_the_last_layer_alone_and_learns(run, store, tmp_path, capsys):
+    folder = tmp_path / "finetune"
+    assert main(["finetune", str(run), str(store), "--output", str(folder)]) == 0
+    before, after = weights(run), weights(folder)
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert changed == ["output.weight", "output.bias"]
+    assert sum(before[name].size for name in changed) == 627
+    info = json.loads((folder / "run.json").read_text())
+    assert info["epochs_done"] == 20 and info["losses"][-1] < info["losses"][0]
+    assert info["parent"]["kind"] == "pretrain"
+
+
+def test_fine_tuning_on_features_is_fine_tuning_through_the_network(run, store, tmp_path):
+    """The plain way: all but the last layer frozen, in evaluation mode, each slice through the whole network."""
+    import torch
+
+    from CNNSurvivalLib import network as net
+    from training_cli import runs, training
+
+    settings = training.Settings(epochs=2, batch=8, best_slices=None)
+    cohort = open_store(store)
+    parent = runs.load_run(run)
+    found = training.finetune(parent, cohort, tmp_path / "fast", settings, tell=lambda text: None)
+    examples = training.training_examples(cohort, parent.edges_days, None)
+    network = net.network_from_weights(parent.weights)
+    optimiser = torch.optim.Adam(network.output.parameters(), lr=settings.learning_rate)
+    for epoch in range(2):
+        for batch in torch.from_numpy(training.epoch_order(examples, settings, epoch)).split(8):
+            logits = network(net.network_input(examples.images[batch.numpy()]))
+            survived, died = (torch.from_numpy(x[batch.numpy()]) for x in (examples.survived, examples.died))
+            optimiser.zero_grad()
+            net.negative_log_likelihood(logits, survived, died).mean().backward()
+            optimiser.step()
+    for name, value in net.network_weights(network).items():
+        np.testing.assert_allclose(found.weights[name], value, atol=2e-6, err_msg=name)
+
+
+def test_fine_tuning_refuses_slices_that_were_cut_in_another_way(run, store, tmp_path):
+    from training_cli import runs, training
+
+    other = open_store(store)
+    other.info["preprocessing"]["slice_step_mm"] = 5.0
+    with pytest.raises(UsageError, match="slice_step_mm = 5.0, those of the network .* None; prepare the store anew"):
+        training.finetune(runs.load_run(run), other, tmp_path / "no")
+
+
+def test_departures_do_what_they_say(store):
+    from training_cli import training
+
+    cohort = open_store(store)
+    examples = training.training_examples(cohort, np.array([0.0, 300.0, 600.0, 1200.0]), None)
+    settings = training.Settings(balanced=3)
+    drawn = examples.owners[training.epoch_order(examples, settings, 0)]
+    assert len(drawn) == 36 and all(np.count_nonzero(drawn == owner) == 3 for owner in cohort.patient_ids)
+    images = training.augmented(examples.images, np.random.default_rng(0))
+    assert images.shape == examples.images.shape and not np.array_equal(images, examples.images)
+    for before, after in zip(examples.images, images):
+        assert np.count_nonzero(after) == np.count_nonzero(before)
+    once = training.Settings()
+    assert sorted(training.epoch_order(examples, once, 4)) == list(range(len(examples.images)))
+    assert once.departures == []
+
+
+def test_mistakes_are_named(run, store, tmp_path, capsys):
+    assert main(["pretrain", str(tmp_path), "--output", str(tmp_path / "x")]) == 2
+    assert "is not a store" in capsys.readouterr().err
+    assert main(["finetune", str(store), str(store), "--output", str(tmp_path / "x")]) == 2
+    assert "holds no trained network" in capsys.readouterr().err
+    patients = tmp_path / "patients.csv"
+    patients.write_text("patient_id,part\nm001,test\n")
+    call = ["finetune", str(run), str(store), "--output", str(tmp_path / "x"), "--patients", str(patients), "--part"]
+    assert main([*call, "finetune"]) == 2
+    assert "lists nobody with part 'finetune'" in capsys.readouterr().err
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "checkpoint.npz").write_bytes(b"no checkpoint")
+    assert main(["pretrain", str(store), "--output", str(tmp_path / "broken"), *SHORT]) == 1
+    assert "delete it" in capsys.readouterr().err
+
+
+def test_a_cohort_without_deaths_is_refused(store, tmp_path):
+    from training_cli import training
+
+    cohort = open_store(store)
+    alive = cohort.part(cohort.patients.index[cohort.patients["event"] == 0])
+    with pytest.raises(CNNSurvivalError, match="died; hazards cannot be learned"):
+        training.training_examples(alive, np.array([0.0, 500.0]), None)

@@ -52,20 +52,28 @@ class NumpyEngine:
 
     def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
         """uint8 [n, crop, crop] -> float64 [n, intervals]."""
-        logits = []
+        features = []
         for number, image in enumerate(images):
-            logits.append(self._logits(image))
+            features.append(self._features(image))
             if progress is not None:
                 progress((number + 1) / len(images))
-        return hazards_from_logits(np.array(logits))
+        return hazards_from_logits(self.logits(np.array(features)))
 
-    def _logits(self, image: np.ndarray) -> np.ndarray:
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, crop, crop] -> float32 [n, 32], the values before the last layer."""
+        return np.array([self._features(image) for image in images], dtype=np.float32).reshape(len(images), -1)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """The last layer: float32 [n, 32] -> float32 [n, intervals]."""
+        output, bias = self._dense[1]
+        return features @ output.T + bias
+
+    def _features(self, image: np.ndarray) -> np.ndarray:
         maps = _window_of(image)
         for block, pool in enumerate(POOLS):
             maps = _max_pool(_convolve(_convolve(maps, self._layers[2 * block]), self._layers[2 * block + 1]), pool)
-        (hidden, hidden_bias), (output, output_bias) = self._dense
-        features = np.maximum(hidden @ _whole(maps).ravel() + hidden_bias, 0)
-        return output @ features + output_bias
+        hidden, bias = self._dense[0]
+        return np.maximum(hidden @ _whole(maps).ravel() + bias, 0)
 
 
 class TorchEngine:

@@ -1,0 +1,103 @@
+"""``cnn-survival predict``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from CNNSurvivalLib.engines import ENGINES
+
+from ..options import DONE, SOME_FAILED, STOPPED, add_command, print_table, whole_number
+
+PREDICT_DESCRIPTION = """\
+Predict survival from a CT and a tumour contour.
+
+One case:   cnn-survival predict --image CT --mask MASK --output FOLDER
+Many cases: cnn-survival predict --manifest cases.csv --output FOLDER
+
+For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve), and
+slices.csv (which CT slices were used). For many it gets predictions.csv (a row per case) and failures.csv (the cases
+that could not be predicted, and why).
+"""
+
+
+def add_predict(commands) -> None:
+    summary = "predict survival from a CT and a tumour contour"
+    command = add_command(commands, "predict", _run_predict, summary, PREDICT_DESCRIPTION)
+    case = command.add_argument_group("one case")
+    case.add_argument("--image", type=Path, metavar="CT", help="the CT: a NRRD, NIfTI or MetaImage file, or a folder "
+                      "with a DICOM series")  # fmt: skip
+    case.add_argument("--mask", type=Path, metavar="MASK", help="the tumour's contour: a label image, a DICOM SEG, an "
+                      "RTSTRUCT, or a folder that holds one of these two")  # fmt: skip
+    case.add_argument("--segment", metavar="NAME", help="which segment, structure or label is the tumour; needed if "
+                      "the mask has several (leave it out to see their names)")  # fmt: skip
+    case.add_argument("--series-uid", metavar="UID", help="which CT, by its SeriesInstanceUID; needed if the folder "
+                      "has several (leave it out to see them)")  # fmt: skip
+    many = command.add_argument_group("many cases")
+    many.add_argument("--manifest", type=Path, metavar="CSV", help="a table with the columns image and mask (paths "
+                      "relative to the table) and, if you like, segment and patient_id; other columns are "
+                      "ignored")  # fmt: skip
+    many.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="how many cases at once (default 1); "
+                      "each takes the memory of one CT")  # fmt: skip
+    many.add_argument("--details", action="store_true", help="also write the files of a single case for every case, "
+                      "into FOLDER/<patient_id>")  # fmt: skip
+    model = command.add_argument_group("model")
+    model.add_argument("--model", metavar="MODEL", help="the model: its folder, or the id of one that ships with this "
+                       "software (see 'cnn-survival models'); default: the model marked there")  # fmt: skip
+    model.add_argument("--engine", choices=ENGINES, default="numpy", help="what computes the network: numpy (built in) "
+                       "or torch (needs PyTorch, uses a GPU if there is one); both give the same curve")  # fmt: skip
+    model.add_argument("--min-roi", type=whole_number, metavar="PX", help="use slices with at least so many tumour "
+                       "pixels at the model's pixel size (default: the model's, usually 250)")  # fmt: skip
+    model.add_argument("--max-slices", type=whole_number, metavar="N", help="use at most so many slices, the best "
+                       "ranked (default: the model's, usually 20)")  # fmt: skip
+    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go; made if "
+                         "it does not exist, older results of the same name are replaced")  # fmt: skip
+
+
+def _run_predict(options) -> int:
+    _check_predict_options(options)
+    from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
+
+    from .. import predict
+
+    settings = predict.Settings(predict.find_model(options.model), options.engine, options.min_roi, options.max_slices)
+    if options.manifest is not None:
+        return _run_manifest(options, settings)
+    prediction = predict.predict_case(
+        options.image, options.mask, options.output, settings, options.segment, options.series_uid
+    )
+    for text in prediction.warnings:
+        print(f"Warning: {text}", file=sys.stderr)
+    print_table(prediction.summary)
+    print(f"\n{prediction.sentence}\nResults are in '{options.output}'. {RESEARCH_USE_ONLY}")
+    return DONE
+
+
+def _check_predict_options(options) -> None:
+    one_case = [name for name in ("image", "mask", "segment", "series_uid") if getattr(options, name) is not None]
+    if options.manifest is None:
+        missing = [f"--{name}" for name in ("image", "mask") if getattr(options, name) is None]
+        if missing:
+            options.parser.error(f"give {' and '.join(missing)} (one case), or --manifest (many cases)")
+        if options.details or options.jobs != 1:
+            options.parser.error("--details and --jobs go with --manifest")
+    elif one_case:
+        options.parser.error(
+            f"--{one_case[0].replace('_', '-')} does not go with --manifest, which names its own cases"
+        )
+
+
+def _run_manifest(options, settings) -> int:
+    from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
+
+    from .. import predict
+
+    result = predict.predict_manifest(
+        options.manifest, options.output, settings, options.jobs, options.details,
+        tell=lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    print(f"{result.done} of {result.done + result.failed} cases predicted; results are in '{options.output}'.")
+    if result.failed:
+        print(f"{result.failed} failed; 'failures.csv' there says why.")
+    print(RESEARCH_USE_ONLY)
+    return STOPPED if result.stopped else SOME_FAILED if result.failed else DONE
