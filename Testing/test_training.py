@@ -160,7 +160,7 @@ def test_departures_do_what_they_say(store):
         assert np.count_nonzero(after) == np.count_nonzero(before)
     once = training.Settings()
     assert sorted(training.epoch_order(examples, once, 4)) == list(range(len(examples.images)))
-    assert once.departures == []
+    assert once.departures(training.PAPER) == []
 
 
 def test_mistakes_are_named(run, store, tmp_path, capsys):

@@ -14,13 +14,23 @@ import traceback
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError
 
+from .commands.export import add_export
 from .commands.models import add_models
 from .commands.predict import add_predict
+from .commands.prepare import add_prepare
 from .commands.pretrain import add_crossvalidate, add_finetune, add_pretrain
 from .errors import UsageError
 from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
 
-COMMANDS = (add_predict, add_models, add_pretrain, add_finetune, add_crossvalidate)
+COMMANDS = (
+    add_predict,
+    add_models,
+    add_prepare,
+    add_pretrain,
+    add_finetune,
+    add_crossvalidate,
+    add_export,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

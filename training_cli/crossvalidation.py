@@ -16,10 +16,10 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, exponential_edges
 
 from .metrics import score_predictions
-from .runs import MAX_SLICES, patient_survival, risk_at
+from .runs import MAX_SLICES, Run, patient_survival, risk_at
 from .splits import stratified_folds
 from .store import Store
-from .training import Settings, pretrain
+from .training import PAPER, Settings, fit_last_layer, pretrain
 
 PREDICTIONS_FILE, METRICS_FILE, SETTINGS_FILE = "predictions.csv", "metrics.csv", "settings.json"
 METRIC_COLUMNS = ("epoch", "metric", "horizon_days", "value", "ci_low", "ci_high")
@@ -62,7 +62,9 @@ def crossvalidate(
             rows.append({"epoch": int(epoch), **row})
     table = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     write_csv(output / METRICS_FILE, METRIC_COLUMNS, table.itertuples(index=False))
-    write_json(output / SETTINGS_FILE, {"folds": folds, "max_slices": max_slices, "departures": settings.departures})
+    write_json(
+        output / SETTINGS_FILE, {"folds": folds, "max_slices": max_slices, "departures": settings.departures(PAPER)}
+    )
     return table
 
 
@@ -88,3 +90,18 @@ def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices
     run = pretrain(train, folder, settings, edges, tell=tell, after_epoch=after_epoch)
     at = [pd.read_csv(folder / f"epoch-{epoch}.csv", dtype={"patient_id": str}) for epoch in epochs[:-1]]
     return pd.concat([f.assign(epoch=e) for f, e in zip([*at, predict(run.weights)], epochs)], ignore_index=True)
+
+
+def crossvalidate_finetuning(
+    parent: Run, store: Store, settings: Settings, folds: int, max_slices: int, horizon_days: float
+) -> pd.DataFrame:
+    """Each patient's risk before fine-tuning and after fine-tuning on the others: columns before, after; by patient."""
+    fold_of, ids = stratified_folds(store.event, folds, settings.seed), np.array(store.patient_ids)
+    before = risk_at(patient_survival(parent.weights, store, max_slices), parent.edges_days, horizon_days)
+    after = np.empty(len(ids))
+    for fold in range(folds):
+        held_out = fold_of == fold
+        weights, _, _ = fit_last_layer(parent, store.part(ids[~held_out]), settings)
+        survival = patient_survival(weights, store.part(ids[held_out]), max_slices)
+        after[held_out] = risk_at(survival, parent.edges_days, horizon_days)
+    return pd.DataFrame({"before": before, "after": after}, index=pd.Index(ids, name="patient_id"))

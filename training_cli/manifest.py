@@ -42,7 +42,7 @@ def read_manifest(path) -> list[ManifestRow]:
     path = existing(path, "manifest")
     if path.is_dir():
         raise UsageError(f"The manifest '{path}' is a folder; give a CSV file.")
-    table = _table(path)
+    table = read_cells(path)
     if not table:
         raise UsageError(f"The manifest '{path}' is empty; it needs a header with the columns image and mask.")
     header = [name.strip().casefold() for name in table[0]]
@@ -70,10 +70,11 @@ def duplicate_warnings(rows: list[ManifestRow]) -> dict[int, str]:
     }
 
 
-def _table(path: Path) -> list[list[str]]:
+def read_cells(path: Path) -> list[list[str]]:
+    """The lines of a table as lists of cells. Raises UsageError for what is no text file."""
     content = path.read_bytes()
     if b"\0" in content:
-        raise UsageError(f"The manifest '{path}' is not a text file; save the table as CSV (UTF-8).")
+        raise UsageError(f"The table '{path}' is not a text file; save it as CSV (UTF-8).")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

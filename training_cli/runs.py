@@ -84,11 +84,6 @@ def save_run(folder, info: dict, weights: dict) -> Run:
 # --- What a network says of a cohort ----------------------------------------------------------------------------------
 
 
-def slice_features(weights: dict, store: Store, rows) -> np.ndarray:
-    """The 32 values before the last layer: float32 [len(rows), 32]."""
-    return NumpyEngine(weights).features(store.images[np.asarray(rows)])
-
-
 def patient_survival(weights: dict, store: Store, max_slices: int | None = MAX_SLICES) -> np.ndarray:
     """S at every edge, float64 [patients, m + 1]: the mean over each patient's best slices."""
     return _per_patient(weights, store, max_slices, lambda logits: survival_function(hazards_from_logits(logits)))

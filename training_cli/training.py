@@ -24,12 +24,13 @@ from tqdm import tqdm
 
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib import network as net
+from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv
 from CNNSurvivalLib.hazards import exponential_edges, survival_targets
 
 from .errors import UsageError
-from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, load_run, save_run, slice_features
+from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, load_run, save_run
 from .store import Store, preprocessing_info
 from .windowed import find_windows, training_logits
 
@@ -60,17 +61,16 @@ class Settings:
     average_from: int = 0
     recalibrate: bool = False
 
-    @property
-    def departures(self) -> list[str]:
+    def departures(self, paper: Settings) -> list[str]:
         """What is not as in the paper, as words for the report."""
-        paper = Settings(seed=self.seed)
         return [
             f"{f.name} = {getattr(self, f.name)} (paper: {getattr(paper, f.name)})"
             for f in fields(self)
-            if getattr(self, f.name) != getattr(paper, f.name)
+            if f.name != "seed" and getattr(self, f.name) != getattr(paper, f.name)
         ]
 
 
+PAPER = Settings()
 FINETUNE = Settings(epochs=20, best_slices=None)
 
 
@@ -331,12 +331,17 @@ def finetune(parent: Run, store: Store, output, settings: Settings = FINETUNE, t
     finished = _finished(output, plan)
     if finished is not None:
         return finished
-    examples = training_examples(store, parent.edges_days, settings.best_slices)
-    rows = np.sort(store.best_rows(settings.best_slices))
-    features = torch.from_numpy(slice_features(parent.weights, store, rows))
-    weights, losses = _train_last_layer(parent.weights, features, examples, settings)
+    weights, losses, examples = fit_last_layer(parent, store, settings)
     tell(f"last layer: mean loss {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last")
     return save_run(output, {**plan, **_outcome(examples, losses, store)}, weights)
+
+
+def fit_last_layer(parent: Run, store: Store, settings: Settings) -> tuple[dict, list[float], Examples]:
+    """(weights, mean loss per epoch, the slices learned from) of fine-tuning, without a folder."""
+    examples = training_examples(store, parent.edges_days, settings.best_slices)
+    features = torch.from_numpy(NumpyEngine(parent.weights).features(examples.images))
+    weights, losses = _train_last_layer(parent.weights, features, examples, settings)
+    return weights, losses, examples
 
 
 def _train_last_layer(weights: dict, features, examples: Examples, settings: Settings) -> tuple[dict, list[float]]:
@@ -383,7 +388,7 @@ def _plan(kind: str, store: Store, settings: Settings, edges: np.ndarray) -> dic
     return {
         "kind": kind,
         "settings": asdict(settings),
-        "departures": settings.departures if kind == "pretrain" else [],
+        "departures": settings.departures(PAPER if kind == "pretrain" else FINETUNE),
         "edges_days": edges.tolist(),
         "preprocessing": preprocessing_info(store.preprocessing),
         "store": {"sha256": store.sha256, "patients": store.patient_ids},

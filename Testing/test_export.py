@@ -1,0 +1,392 @@
+"""From a run to a bundle that explains itself, and to files that other software reads."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bundle_maker import made_images, random_weights
+from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
+from CNNSurvivalLib.engines import NumpyEngine
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.files import write_csv
+from CNNSurvivalLib.hazards import exponential_edges, kaplan_meier, survival_at, survival_function
+from cohort_maker import make_store
+from training_cli import cli, export
+from training_cli.commands.export import add_export
+from training_cli.errors import UsageError
+from training_cli.model_card import model_card, months_text
+from training_cli.runs import load_run, save_run
+from training_cli.store import open_store, preprocessing_info
+
+COHORT = """
+name = "{}"
+sites = "Two hospitals"
+dates = "2010 to 2012"
+source = "doi 10.0000/example"
+licence = "CC BY-NC 3.0"
+"""
+CARD = f"""
+disease = "Lung cancer | NSCLC"
+treatment = "Radiotherapy"
+ct = "Planning CT"
+endpoint = "Death from any cause"
+time_origin = "Start of treatment"
+contours = "Drawn by radiation oncologists"
+licence = "CC BY-NC 3.0: non-commercial research only"
+limitations = ["Few patients"]
+citation = ["Aerts 2014"]
+[cohorts.pretraining]
+{COHORT.format("Maastricht")}
+exclusions = "Nobody"
+[cohorts.finetuning]
+{COHORT.format("Stanford")}
+[cohorts.test]
+{COHORT.format("Palo Alto")}
+"""
+METRICS = [
+    {"metric": "concordance", "horizon_days": 547.875, "value": 0.475, "ci_low": 0.345, "ci_high": 0.61},
+    {"metric": "ipa", "horizon_days": 547.875, "value": 0.05, "ci_low": 0.01, "ci_high": 0.09},
+    {"metric": "integrated_brier", "horizon_days": None, "value": 0.2, "ci_low": None, "ci_high": None},
+    {"metric": "auc", "horizon_days": 547.875, "value": None, "ci_low": None, "ci_high": None},
+]
+CALIBRATION = pd.DataFrame({
+    "group": [1, 2], "patients": [8, 8], "mean_predicted": [0.21, 0.6], "observed": [0.3, 0.44],
+    "ci_low": [0.1, np.nan], "ci_high": [0.5, np.nan],
+})  # fmt: skip
+
+
+def run_info(store, patients, kind="pretrain", **more):
+    """run.json of a training on some of a store's patients."""
+    part = store.part(patients)
+    return {
+        "kind": kind, "settings": {"epochs": 3, "seed": 5}, "departures": [],
+        "edges_days": exponential_edges().tolist(),
+        "preprocessing": preprocessing_info(store.preprocessing),
+        "store": {"sha256": store.sha256, "patients": list(patients)},
+        "cohort": {"patients": len(part.patients), "deaths": int(part.event.sum()), "slices": len(part.slices),
+                   "slices_kept": len(part.slices) - 1, "patients_kept": len(part.patients)},
+        "epochs_done": 3, "losses": [2.4, 2.3, 2.2], "versions": {"torch": "2"}, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Folders: store, run (pretrained on all), tuned (fine-tuned on the first 8 patients), split.csv, card.toml,
+    metrics.csv, calibration.csv."""
+    folder = tmp_path_factory.mktemp("study")
+    store = open_store(make_store(folder / "store", patients=16, slices=2))
+    (folder / "store" / "rejected.csv").write_text("patient_id,reason\nm900,empty\nm901,small\n", encoding="utf-8")
+    parent = run_info(store, store.patient_ids)
+    for name, info in (
+        ("run", parent),
+        ("tuned", run_info(store, store.patient_ids[:8], "finetune", parent=parent)),
+    ):
+        (folder / name).mkdir()
+        save_run(folder / name, info, random_weights())
+    split = [(p, "finetune" if n < 8 else "test") for n, p in enumerate(store.patient_ids)]
+    write_csv(folder / "split.csv", ("patient_id", "part"), split)
+    (folder / "card.toml").write_text(CARD, encoding="utf-8")
+    write_csv(folder / "metrics.csv", METRICS[0], [row.values() for row in METRICS])
+    CALIBRATION.to_csv(folder / "calibration.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def command(study, monkeypatch, capsys):
+    """command(*args) -> (exit code, what was printed, errors), from the study's folder."""
+    monkeypatch.chdir(study)
+    if add_export not in cli.COMMANDS:
+        monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, add_export))
+
+    def run(*args):
+        code = cli.main(["export", *map(str, args)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+BUNDLE_ARGS = ("--card", "card.toml", "--name", "tiny", "--title", "A tiny model")
+
+
+# --- The bundle -------------------------------------------------------------------------------------------------------
+
+
+def test_a_fine_tuned_run_becomes_a_bundle_with_everything_in_it(study, command, tmp_path):
+    code, out, err = command(
+        "tuned", "--store", "store", "--patients", "split.csv", "--part", "finetune", "--metrics", "metrics.csv",
+        "--calibration", "calibration.csv", "--test-store", "store", "--test-patients", "split.csv", "--test-part",
+        "test", "--version", "2.0", *BUNDLE_ARGS, "--output", tmp_path / "bundle",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "tiny-2.0" in out
+    bundle, run, store = load_bundle(tmp_path / "bundle"), load_run(study / "tuned"), open_store(study / "store")
+    assert all(np.array_equal(bundle.weights[name], run.weights[name]) for name in run.weights)
+    first, second, test = bundle.info["cohorts"]
+    assert [c["name"] for c in (first, second, test)] == ["Maastricht", "Stanford", "Palo Alto"]
+    assert [c["patients"] for c in (first, second, test)] == [16, 8, 8]
+    assert second["events"] + test["events"] == first["events"] == int(store.event.sum())
+    assert [c["slices"] for c in (first, second, test)] == [31, 15, 16]
+    assert first["exclusions"].startswith("Nobody. Of 32 usable slices 31")
+    assert [m["name"] for m in bundle.info["metrics"]] == ["concordance", "ipa", "integrated_brier"]
+    assert {m["cohort"] for m in bundle.info["metrics"]} == {"Palo Alto"}
+    card = bundle.info["card"]
+    assert card["external_validation"].startswith("One cohort, Palo Alto: 8 patients")
+    assert (
+        "18 months" in card["calibration"] and "21% against 30% (10% to 50%); 60% against 44%." in card["calibration"]
+    )
+    assert card["limitations"][0].startswith("It is not shown to rank patients better than chance: concordance 0.475 "
+                                             "(0.345 to 0.610) at 18 months in Palo Alto")  # fmt: skip
+    assert not any("one risk for everybody" in text for text in card["limitations"])
+    assert "8 patients of Stanford" in bundle.reference_label
+
+
+def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tmp_path):
+    run, store = load_run(study / "run"), open_store(study / "store")
+    bundle = export.export_bundle(
+        run, store, [], export.read_card(study / "card.toml"), "tiny", "Tiny", "1.0", tmp_path / "bundle"
+    )
+    risks = []
+    for patient in store.patient_ids:
+        curves = survival_function(NumpyEngine(run.weights).hazards(store.images[store.rows(patient)]))
+        risks.append(1 - float(survival_at(curves.mean(axis=0), run.edges_days, 547.875)))
+    assert bundle.info["reference_cohort"]["risk_quantiles"] == pytest.approx(np.percentile(risks, np.arange(101)))
+    days, survival = bundle.kaplan_meier
+    assert np.allclose(np.diff(days), 30.4375)
+    times, expected = kaplan_meier(store.time, store.event)
+    for day, value in zip(days, survival):
+        assert value == (expected[times <= day][-1] if (times <= day).any() else 1)
+    card = bundle.info["card"]
+    assert card["external_validation"] == "None" and card["calibration"] == "Not assessed"
+    assert "How well it predicts was not measured" in card["limitations"]
+    images, hazards = bundle.self_test
+    assert NumpyEngine(bundle.weights).hazards(images) == pytest.approx(hazards, abs=1e-6)
+
+
+def test_patients_left_out_are_counted_and_no_patient_is_named(study, tmp_path):
+    card = export.read_card(study / "card.toml")
+    del card["cohorts"]["pretraining"]["exclusions"]
+    run, store = load_run(study / "run"), open_store(study / "store")
+    bundle = export.export_bundle(run, store, [], card, "tiny", "Tiny", "1.0", tmp_path / "bundle")
+    assert bundle.info["cohorts"][0]["exclusions"].startswith("2 further patients were excluded")
+    tuned, part = load_run(study / "tuned"), store.part(store.patient_ids[:8])
+    other = export.export_bundle(tuned, part, [], card, "o", "O", "1", tmp_path / "other", training_stores=[store])
+    assert other.info["cohorts"][0]["exclusions"].startswith("2 further patients were excluded")
+    assert other.info["cohorts"][1]["exclusions"].startswith("Of 16 usable slices")
+    for file in ("bundle.json", "MODEL_CARD.md"):
+        text = (tmp_path / "bundle" / file).read_text(encoding="utf-8")
+        assert "m00" not in text and "m90" not in text and str(study) not in text
+
+
+def test_the_bundle_is_one_that_predict_takes_and_exporting_again_gives_the_same(study, command, tmp_path):
+    args = ("run", "--store", "store", *BUNDLE_ARGS, "--output", tmp_path / "bundle")
+    assert command(*args)[0] == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
+    assert set(files) == {"bundle.json", "weights.npz", "MODEL_CARD.md"}
+    assert command(*args)[0] == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == files
+
+
+def test_another_model_is_not_replaced(study, command, tmp_path):
+    assert command("run", "--store", "store", *BUNDLE_ARGS, "--output", tmp_path / "bundle")[0] == 0
+    before = (tmp_path / "bundle" / "weights.npz").read_bytes()
+    args = ("--card", "card.toml", "--name", "other", "--title", "Other")
+    code, _, err = command("tuned", "--store", "store", *args, "--output", tmp_path / "bundle")
+    assert code == 2 and "holds another model (tiny)" in err
+    assert (tmp_path / "bundle" / "weights.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (("run",), "a bundle needs --store, --card, --name, --title"),
+        (("run", "--store", "store", "--part", "test", *BUNDLE_ARGS), "--part goes with --patients"),
+        (("run", "--store", "store", "--test-part", "test", *BUNDLE_ARGS), "--test-part goes with --test-patients"),
+        (("store", "--store", "store", *BUNDLE_ARGS), "holds no trained network"),
+        (("run", "--store", "run", *BUNDLE_ARGS), "is not a store"),
+        (("run", "--store", "store", "--metrics", "split.csv", *BUNDLE_ARGS), "no column 'metric'"),
+        (("run", "--store", "store", "--metrics", "metrics.csv", *BUNDLE_ARGS), "name them with --metrics-cohort"),
+        (("run", "--store", "store", "--calibration", "none.csv", *BUNDLE_ARGS), "'none.csv' does not exist"),
+        (("run", "--store", "store", *BUNDLE_ARGS, "--card", "split.csv"), "cannot be read"),
+        (("tuned", "--store", "store", "--patients", "split.csv", "--part", "test", *BUNDLE_ARGS), "reference_label"),
+        (("run", "--format", "pickle"), "invalid choice"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(command, tmp_path, args, words):
+    code, _, err = command(*args, "--output", tmp_path / "bundle")
+    assert code == 2 and words in err and "Traceback" not in err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_store_cut_in_another_way_is_refused(study, tmp_path):
+    run, store = load_run(study / "run"), open_store(study / "store")
+    run.info["preprocessing"]["hu_window"] = [-100.0, 200.0]
+    with pytest.raises(UsageError, match="hu_window"):
+        export.export_bundle(run, store, [], export.read_card(study / "card.toml"), "a", "A", "1", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ('disease = "Lung cancer | NSCLC"', "", "'disease' is missing"),
+        ('disease = "Lung', 'desease = "x"\ndisease = "Lung', "'desease' is unknown"),
+        ('ct = "Planning CT"', "ct = 3", "'ct' must be a text"),
+        ('treatment = "Radiotherapy"', 'treatment = " "', "'treatment' must be a text"),
+        ('limitations = ["Few patients"]', 'limitations = "Few patients"', "'limitations' must be a list"),
+        ("[cohorts.test]", "[cohorts.tests]", "has a cohort 'tests'"),
+        ("[cohorts.finetuning]\n\nname", "[cohorts.finetuning]\n\nnames", "'names' is unknown|'name' is missing"),
+        ("[cohorts.pretraining]", "[cohort.pretraining]", "'cohort' is unknown"),
+        ('licence = "CC BY-NC 3.0: ', 'licence = CC BY-NC 3.0: "', "cannot be read"),
+    ],
+)
+def test_a_card_that_lacks_something_is_told(tmp_path, old, new, words):
+    assert old in CARD
+    (tmp_path / "card.toml").write_text(CARD.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(UsageError, match=words):
+        export.read_card(tmp_path / "card.toml")
+
+
+def test_a_run_needs_the_texts_of_its_own_cohorts(study, tmp_path):
+    card = export.read_card(study / "card.toml")
+    del card["cohorts"]["pretraining"]
+    run, store = load_run(study / "run"), open_store(study / "store")
+    with pytest.raises(UsageError, match="says nothing of the pretraining cohort"):
+        export.export_bundle(run, store, [], card, "tiny", "Tiny", "1.0", tmp_path / "bundle")
+
+
+# --- The model card ---------------------------------------------------------------------------------------------------
+
+
+def test_the_card_of_the_model_that_ships_reads_in_a_clinicians_order():
+    info = load_bundle(default_bundle_folder()).info
+    text = model_card(info)
+    order = ["Research use only", info["card"]["disease"].split(";")[0], "Endpoint", "Time counts from",
+             "Longest horizon", "Contours", "Patients", "Exclusions", "External validation", "Concordance",
+             "Calibration", "Do not use it for", "Licence\n", "Citation"]  # fmt: skip
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    for metric in info["metrics"]:
+        assert f"{metric['value']:.3f} | {metric['ci_low']:.3f} to {metric['ci_high']:.3f}" in text
+    for cohort in info["cohorts"]:
+        assert f"| {cohort['patients']} | {cohort['events']} | {cohort['slices']} |" in text
+
+
+def test_the_cards_tables_are_tables_whatever_the_texts_hold(study, tmp_path):
+    run, store = load_run(study / "run"), open_store(study / "store")
+    card = export.read_card(study / "card.toml")
+    card["ct"] = "two\nlines | and <b>tags</b>"
+    export.export_bundle(
+        run, store, METRICS, card, "tiny", "Tiny", "1.0", tmp_path / "bundle", metrics_cohort="5-fold | own"
+    )
+    lines = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
+    previous = None
+    for line in lines:
+        columns = line.replace("\\|", "").count("|") if line.startswith("|") else None
+        assert previous is None or columns is None or columns == previous
+        previous = columns
+    text = "\n".join(lines)
+    assert "Lung cancer \\| NSCLC" in text and "<b>" not in text
+    assert "| Integrated Brier score | 5-fold \\| own |  | 0.200 | not given |" in text
+
+
+def test_months():
+    assert months_text(547.875) == "18 months" and months_text(100) == "3.3 months"
+
+
+# --- Other formats ----------------------------------------------------------------------------------------------------
+
+
+def plain_hazards(images):
+    """The plain PyTorch network's, the reference of every format."""
+    torch = pytest.importorskip("torch")
+    from CNNSurvivalLib.network import network_from_weights, network_input
+
+    with torch.inference_mode():
+        return network_from_weights(random_weights())(network_input(images)).sigmoid().numpy()
+
+
+def read_onnx(path, images):
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    return session.run(None, {"slices": images[:, np.newaxis].astype(np.float32)})[0], facts
+
+
+def read_torchscript(path, images):
+    torch = pytest.importorskip("torch")
+    extra = {"info.json": ""}
+    network = torch.jit.load(str(path), _extra_files=extra)
+    with torch.inference_mode():
+        hazards = network(torch.from_numpy(images[:, np.newaxis].astype(np.float32))).numpy()
+    return hazards, json.loads(extra["info.json"])
+
+
+def read_safetensors(path, images):
+    safetensors = pytest.importorskip("safetensors")
+    with safetensors.safe_open(path, framework="numpy") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+        return NumpyEngine(weights).hazards(images), json.loads(file.metadata()["info"])
+
+
+READERS = {"onnx": read_onnx, "torchscript": read_torchscript, "safetensors": read_safetensors}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("file_format", export.FILE_NAMES)
+def test_other_formats_give_the_same_hazards_and_say_how_to_use_them(study, command, tmp_path, file_format):
+    for package in export.PACKAGES[file_format]:
+        pytest.importorskip(package)
+    code, out, err = command("run", "--format", file_format, "--output", tmp_path)
+    assert code == 0, err
+    path = tmp_path / export.FILE_NAMES[file_format]
+    assert path.name in out and [p.name for p in tmp_path.iterdir()] == [path.name]
+    images = made_images(3)
+    for chosen in (images, images[:1]):
+        hazards, facts = READERS[file_format](path, chosen)
+        assert hazards.shape == (len(chosen), 19)
+        assert np.abs(hazards - plain_hazards(chosen)).max() < 1e-5
+    assert json.loads(facts["edges_days"]) == exponential_edges().tolist()
+    assert json.loads(facts["preprocessing"])["hu_window"] == [-160.0, 240.0]
+    assert facts["intended_use"].startswith("Research use only")
+    check_it_names_nobody(path)
+
+
+def check_it_names_nobody(path):
+    """No part of the file holds a patient's id, or where on this machine anything is."""
+    parts = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            parts = [archive.read(name) for name in archive.namelist()]
+    repository = str(Path(export.__file__).resolve().parents[1]).encode()
+    for part in parts:
+        assert not any(word in part for word in (repository, b"network.py", b"export.py", b"site-packages", b"m000"))
+
+
+def test_a_bundle_is_exported_with_its_name_and_licence(tiny_bundle, tmp_path):
+    pytest.importorskip("safetensors")
+    exported = export.export_network(export.load_model(tiny_bundle.folder), "safetensors", tmp_path)
+    _, facts = read_safetensors(exported.path, made_images(1))
+    assert facts["model"] == "random-1.0" and facts["licence"] == "none" and exported.difference < 1e-6
+    assert facts["weights_sha256"] == tiny_bundle.sha256
+
+
+def test_a_file_that_differs_is_not_written(tiny_bundle, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    to_bytes, read_back = export._WRITERS["safetensors"]
+
+    def wrong(weights, facts):
+        return to_bytes({**weights, "output.bias": weights["output.bias"] + np.float32(0.001)}, facts)
+
+    monkeypatch.setitem(export._WRITERS, "safetensors", (wrong, read_back))
+    with pytest.raises(CNNSurvivalError, match="was not written: its hazards differ"):
+        export.export_network(tiny_bundle, "safetensors", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setitem(export.PACKAGES, "onnx", ("no_such_package",))
+    with pytest.raises(CNNSurvivalError, match="needs the package no_such_package"):
+        export.export_network(tiny_bundle, "onnx", tmp_path)

@@ -1,0 +1,146 @@
+"""``cnn-survival export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..options import DONE, EXIT_CODES, add_command, print_table, whole_number
+
+EXPORT_DESCRIPTION = """\
+Make a finished training into a model that others can use.
+
+A bundle, for 'cnn-survival predict' and for 3D Slicer:
+
+    cnn-survival export RUN --store STORE --card card.toml --name nsclc --title "Lung cancer (NSCLC)" --output FOLDER
+
+FOLDER gets the weights, bundle.json (everything about the model) and MODEL_CARD.md (the same, to read). Numbers of
+patients and deaths, the Kaplan-Meier curve of the cohort and its predicted risks come from RUN and STORE, the metrics
+from what 'cnn-survival evaluate' wrote. What no file can know, such as disease, treatment and licence, you write into
+card.toml; below is what it holds.
+
+For other software, from a run or from a bundle:
+
+    cnn-survival export RUN --format onnx --format safetensors --format torchscript --output FOLDER
+
+Each file is read back and compared with the network before it is written.
+"""
+
+CARD_EXAMPLE = """\
+card.toml:
+  disease = "Non-small cell lung cancer (NSCLC)"
+  treatment = "Radiotherapy of inoperable stage I-IIIB tumours"
+  ct = "Radiotherapy planning CT of the chest"
+  endpoint = "Death from any cause"
+  time_origin = "Start of treatment"
+  contours = "Gross tumour volume, drawn by radiation oncologists"
+  licence = "CC BY-NC 3.0, like the data: non-commercial research only"
+
+  [cohorts.pretraining]         # also [cohorts.finetuning] and [cohorts.test], where there are such cohorts
+  name = "NSCLC-Radiomics"
+  sites = "MAASTRO Clinic, Maastricht, the Netherlands"
+  dates = "not known"
+  source = "Aerts et al. 2014, doi 10.7937/K9/TCIA.2015.PF0M9REI"
+  licence = "CC BY-NC 3.0"
+  exclusions = "..."            # may be left out
+
+  These may be left out, and stand above the cohorts: reference_label (who the cohort beside a prediction is;
+  {patients} stands for their number), external_validation, calibration, created; and the lists out_of_scope,
+  limitations, citation and changes.
+
+"""
+
+
+def add_export(commands) -> None:
+    summary = "make a trained network into a model that others can use"
+    command = add_command(commands, "export", _run_export, summary, EXPORT_DESCRIPTION, CARD_EXAMPLE + EXIT_CODES)
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a finished pretraining or "
+                         "fine-tuning; for other formats than bundle also the folder of a bundle")  # fmt: skip
+    command.add_argument("--format", dest="formats", action="append", metavar="FORMAT",
+                         choices=("bundle", "onnx", "safetensors", "torchscript"),
+                         help="bundle (default), onnx, safetensors or torchscript; may be given several "
+                         "times")  # fmt: skip
+    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the model goes")
+    bundle = command.add_argument_group("bundle")
+    bundle.add_argument("--store", type=Path, metavar="STORE", help="the cohort that is shown beside a prediction, as "
+                        "a rule the one that RUN was trained on")  # fmt: skip
+    bundle.add_argument("--patients", type=Path, metavar="CSV", help="only the patients of STORE in this table's "
+                        "column patient_id")  # fmt: skip
+    bundle.add_argument("--part", metavar="NAME", help="with --patients: only those whose column 'part' has this name")
+    bundle.add_argument("--card", type=Path, metavar="TOML", help="what no file can know; see below")
+    bundle.add_argument("--name", help="short name, without spaces")
+    bundle.add_argument("--title", help="the name that people read")
+    bundle.add_argument("--version", default="1.0", help="the model's version (default 1.0)")
+    bundle.add_argument("--max-slices", type=whole_number, default=20, metavar="N", help="slices per patient for the "
+                        "patient's curve (default 20)")  # fmt: skip
+    test = command.add_argument_group("how good it is (bundle; may be left out, and the card then says so)")
+    test.add_argument("--metrics", type=Path, metavar="CSV", help="metrics.csv of 'cnn-survival evaluate'")
+    test.add_argument("--metrics-cohort", metavar="TEXT", help="of which patients the metrics are (default: the card's "
+                      "test cohort)")  # fmt: skip
+    test.add_argument("--calibration", type=Path, metavar="CSV", help="the calibration table of 'cnn-survival "
+                      "evaluate' at 18 months")  # fmt: skip
+    test.add_argument("--test-store", type=Path, metavar="STORE", help="the cohort that the metrics come from, for its "
+                      "numbers")  # fmt: skip
+    test.add_argument("--test-patients", type=Path, metavar="CSV", help="as --patients, of the test store")
+    test.add_argument("--test-part", metavar="NAME", help="as --part")
+
+
+def _run_export(options) -> int:
+    formats = list(dict.fromkeys(options.formats or ["bundle"]))
+    _check_options(options, formats)
+    from .. import export
+
+    done = []
+    for file_format in formats:
+        if file_format == "bundle":
+            bundle = _export_bundle(options)
+            done.append(("bundle", f"{bundle.id}, checked; read '{bundle.folder / export.CARD_FILE}'"))
+        else:
+            exported = export.export_network(export.load_model(options.run_folder), file_format, options.output)
+            done.append((file_format, f"'{exported.path}', read back; hazards differ by {exported.difference:.1g} at "
+                         "most"))  # fmt: skip
+    print_table(done)
+    return DONE
+
+
+def _check_options(options, formats: list[str]) -> None:
+    if "bundle" in formats:
+        missing = [f"--{name}" for name in ("store", "card", "name", "title") if getattr(options, name) is None]
+        if missing:
+            options.parser.error(f"a bundle needs {', '.join(missing)}")
+    for part, patients, store in (("part", "patients", "store"), ("test_part", "test_patients", "test_store")):
+        for name, needed in ((part, patients), (patients, store)):
+            if getattr(options, name) is not None and getattr(options, needed) is None:
+                options.parser.error(f"--{name.replace('_', '-')} goes with --{needed.replace('_', '-')}")
+
+
+def _export_bundle(options):
+    from .. import export
+    from ..runs import load_run
+
+    card = export.read_card(options.card)
+    return export.export_bundle(
+        load_run(options.run_folder),
+        _store(options.store, options.patients, options.part),
+        [] if options.metrics is None else export.read_metrics(options.metrics),
+        card,
+        options.name,
+        options.title,
+        options.version,
+        options.output,
+        test_store=None if options.test_store is None
+        else _store(options.test_store, options.test_patients, options.test_part),
+        metrics_cohort=options.metrics_cohort,
+        calibration=None if options.calibration is None else export.read_calibration(options.calibration),
+        max_slices=options.max_slices,
+    )  # fmt: skip
+
+
+def _store(folder: Path, patients: Path | None, part: str | None):
+    from ..splits import read_patients
+    from ..store import open_store
+
+    store = open_store(folder)
+    if patients is None:
+        return store
+    known = set(store.patient_ids)
+    return store.part(patient for patient in read_patients(patients, part) if patient in known)
