@@ -54,3 +54,38 @@ def make_store(folder: Path, patients: int = 24, slices: int = 3, seed: int = 0,
     }
     (folder / layout.STORE_FILE).write_text(json.dumps(info), encoding="utf-8")
     return folder
+
+
+def make_images(folder: Path, patients: int, seed: int = 0, signal: float = 2.5, shuffled: bool = False) -> Path:
+    """CTs and masks of round tumours as NRRD, and manifest.csv; two cohorts, 'first' (60 %) and 'second'.
+
+    The hazard grows with exp(signal * size), size from -1 to 1; with ``shuffled`` outcomes it does not. The last
+    patient's tumour is too small to use.
+    """
+    import SimpleITK as sitk
+
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    z, y, x = np.mgrid[:9, :60, :60] - np.array([4, 30, 30])[:, None, None, None]
+    rows, outcomes = [], []
+    for number in range(patients):
+        name = f"s{number:03d}"
+        size = random.uniform(-1, 1)
+        radius = 17 + 7 * size if number < patients - 1 else 5
+        mask = (np.hypot(np.hypot(x, y), 3.0 * z) < radius).astype(np.uint8)
+        hu = np.where(mask, random.normal(40, 30, mask.shape), random.normal(-700, 60, mask.shape)).astype(np.int16)
+        for kind, array in (("ct", hu), ("mask", mask)):
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing((1.0, 1.0, 3.0))
+            sitk.WriteImage(image, str(folder / f"{name}_{kind}.nrrd"), useCompression=True)
+        time = random.exponential(500 * np.exp(-signal * size))
+        limit = random.uniform(200, 2000)
+        outcomes.append((int(np.ceil(min(time, limit))), int(time <= limit)))
+        cohort = "first" if number < 0.6 * patients else "second"
+        rows.append([name, cohort, f"{name}_ct.nrrd", f"{name}_mask.nrrd", 50 + number % 30, 1 + number % 4])
+    if shuffled:
+        random.shuffle(outcomes)
+    table = pd.DataFrame(rows, columns=["patient_id", "cohort", "image", "mask", "age_years", "t_stage"])
+    table[["time_days", "event"]] = outcomes
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder

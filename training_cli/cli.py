@@ -14,11 +14,14 @@ import traceback
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError
 
+from .commands.baselines import add_baselines
+from .commands.evaluate import add_evaluate
 from .commands.export import add_export
 from .commands.models import add_models
 from .commands.predict import add_predict
 from .commands.prepare import add_prepare
 from .commands.pretrain import add_crossvalidate, add_finetune, add_pretrain
+from .commands.reproduce import add_reproduce
 from .errors import UsageError
 from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
 
@@ -29,7 +32,10 @@ COMMANDS = (
     add_pretrain,
     add_finetune,
     add_crossvalidate,
+    add_baselines,
+    add_evaluate,
     add_export,
+    add_reproduce,
 )
 
 

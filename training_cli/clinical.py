@@ -33,30 +33,32 @@ def read_table(path, what: str) -> pd.DataFrame:
     return pd.DataFrame(cells, columns=header, dtype=str)
 
 
-def read_clinical(path, id_column: str = ID, time_column: str = TIME, event_column: str = EVENT) -> pd.DataFrame:
+def read_clinical(
+    path, id_column: str = ID, time_column: str = TIME, event_column: str = EVENT, what: str = "clinical table"
+) -> pd.DataFrame:
     """Follow-up of patients, indexed by patient_id: time_days (float, days), event (1 = died), further columns.
 
     Further columns become numbers where all their cells are. Raises UsageError, naming the patient, for a missing
     column, a patient without an id or listed twice, a time that is no number or negative, an event that is not 0 or 1.
     """
-    table = read_table(path, "clinical table")
+    table = read_table(path, what)
     for column in (id_column, time_column, event_column):
         if column not in table:
             raise UsageError(
-                f"The clinical table '{path}' has no column '{column}'; it has: {', '.join(table)}. Name yours with "
-                "--id-column, --time-column and --event-column."
+                f"The {what} '{path}' has no column '{column}'; it has: {', '.join(table)}. Rename its columns"
+                + (", or name them with --id-column, --time-column and --event-column." if "clin" in what else ".")
             )
     ids = table[id_column]
     if (ids == "").any():
         row = int(np.flatnonzero(ids == "")[0]) + 1
-        raise UsageError(f"Row {row} of the clinical table '{path}' has no {id_column}; fill it in.")
+        raise UsageError(f"Row {row} of the {what} '{path}' has no {id_column}; fill it in.")
     if ids.duplicated().any():
         raise UsageError(
-            f"The clinical table '{path}' lists the patient '{ids[ids.duplicated()].iloc[0]}' more than once; keep "
+            f"The {what} '{path}' lists the patient '{ids[ids.duplicated()].iloc[0]}' more than once; keep "
             "one row for each."
         )
-    times = [_time(path, patient, text) for patient, text in zip(ids, table[time_column])]
-    events = [_event(path, patient, text) for patient, text in zip(ids, table[event_column])]
+    times = [_time(f"{what} '{path}'", patient, text) for patient, text in zip(ids, table[time_column])]
+    events = [_event(f"{what} '{path}'", patient, text) for patient, text in zip(ids, table[event_column])]
     others = table.drop(columns=[id_column, time_column, event_column]).apply(_numbers_if_all)
     found = pd.concat([pd.DataFrame({TIME: times, EVENT: events}), others], axis=1)
     return found.set_index(pd.Index(ids, name=ID))
@@ -83,25 +85,25 @@ def _read_excel(path, what: str) -> pd.DataFrame:
         raise UsageError(f"The {what} '{path}' cannot be read ({error}); save it as CSV.") from error
 
 
-def _time(path, patient: str, text: str) -> float:
+def _time(place: str, patient: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = np.nan
     if not np.isfinite(value) or value < 0:
         raise UsageError(
-            f"In the clinical table '{path}' the patient '{patient}' has the time '{text}'; it must be a number of "
+            f"In the {place} the patient '{patient}' has the time '{text}'; it must be a number of "
             "days, 0 or more."
         )
     return value
 
 
-def _event(path, patient: str, text: str) -> int:
+def _event(place: str, patient: str, text: str) -> int:
     try:
         return EVENT_WORDS[text.casefold()]
     except KeyError:
         raise UsageError(
-            f"In the clinical table '{path}' the patient '{patient}' has the event '{text}'; it must be 1 (died) or 0 "
+            f"In the {place} the patient '{patient}' has the event '{text}'; it must be 1 (died) or 0 "
             "(censored)."
         ) from None
 

@@ -15,7 +15,7 @@ import pandas as pd
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, exponential_edges
 
-from .metrics import score_predictions
+from .metrics import score_predictions, warnings_told
 from .runs import MAX_SLICES, Run, patient_survival, risk_at
 from .splits import stratified_folds
 from .store import Store
@@ -58,8 +58,9 @@ def crossvalidate(
     rows = []
     for epoch, found in predictions.groupby("epoch"):
         time, event = found["time_days"].to_numpy(float), found["event"].to_numpy() == 1
-        for row in score_predictions(time, event, {horizon_days: found[risk].to_numpy()}, bootstrap, settings.seed):
-            rows.append({"epoch": int(epoch), **row})
+        with warnings_told(tell):
+            scores = score_predictions(time, event, {horizon_days: found[risk].to_numpy()}, bootstrap, settings.seed)
+        rows += [{"epoch": int(epoch), **row} for row in scores]
     table = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     write_csv(output / METRICS_FILE, METRIC_COLUMNS, table.itertuples(index=False))
     write_json(

@@ -17,17 +17,33 @@ counts, how often each patient was drawn.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.integrate import trapezoid
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.hazards import kaplan_meier
 
 METRICS = ("concordance", "ipa", "brier", "auc")
 COLUMNS = ("metric", "horizon_days", "value", "ci_low", "ci_high")
+
+
+class MetricWarning(UserWarning):
+    """A metric is undefined, or is so in some resamples."""
+
+
+@contextlib.contextmanager
+def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, MetricWarnings are told, each text once, and not shown by Python."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MetricWarning)
+        yield
+    for text in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, MetricWarning)):
+        tell(text)
 
 
 def concordance(time, event, risk) -> float:
@@ -64,7 +80,7 @@ def integrated_brier(time, event, survival, times) -> float:
     """The Brier score of survival curves, S [n, k] at ``times`` [k], averaged over time by the trapezoidal rule."""
     times, survival = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
     scores = [brier(time, event, 1 - survival[:, k], t) for k, t in enumerate(times)]
-    return float(np.trapezoid(scores, times) / (times[-1] - times[0]))
+    return float(trapezoid(scores, times) / (times[-1] - times[0]))
 
 
 def censoring_survival(time, event):
@@ -80,7 +96,7 @@ def score_predictions(
     """Rows with the keys COLUMNS: every metric at every horizon of ``risks`` (horizon in days -> [n]).
 
     A metric that is undefined, in the data or in most resamples, has None for what cannot be given, and a warning
-    (UserWarning) says so. Raises CNNSurvivalError for empty arrays or a horizon beyond the last follow-up.
+    (MetricWarning) says so. Raises CNNSurvivalError for empty arrays or a horizon beyond the last follow-up.
     """
     rows = []
     for horizon, risk in risks.items():
@@ -94,6 +110,21 @@ def score_predictions(
         point, spread = (_all(times, events, values, horizon, c) for c in (_once(times), counts))
         rows += [_row(name, horizon, float(point[name][0]), spread[name]) for name in METRICS]
     return rows
+
+
+def integrated_brier_row(
+    time, event, risks: dict[float, np.ndarray], bootstrap: int = 1000, seed: int = 2020
+) -> dict:
+    """A row with the keys COLUMNS: ``integrated_brier`` from the first to the last of the horizons, in that order."""
+    horizons = sorted(risks)
+
+    def integrated(counts):
+        scores = np.array([_brier(*_arrays(time, event, risks[days]), days, counts) for days in horizons])
+        return trapezoid(scores, horizons, axis=0) / (horizons[-1] - horizons[0])
+
+    patients = len(time)
+    point = integrated(np.ones((1, patients)))[0]
+    return _row("integrated_brier", horizons[-1], float(point), integrated(resamples(patients, bootstrap, seed)))
 
 
 def difference(time, event, risk, risk_other, horizon: float, bootstrap: int = 1000, seed: int = 2020) -> list[dict]:
@@ -250,5 +281,5 @@ def _row(name: str, horizon: float, value: float, spread: Sequence[float]) -> di
         what = "is not defined for these patients" if not np.isfinite(value) else (
             f"is not defined in {len(spread) - len(found)} of {len(spread)} resamples, which are left out"
         )  # fmt: skip
-        warnings.warn(f"{name} at {horizon:g} days {what}.", UserWarning, stacklevel=3)
+        warnings.warn(f"{name} at {horizon:g} days {what}.", MetricWarning, stacklevel=3)
     return dict(zip(COLUMNS, (name, float(horizon), value if np.isfinite(value) else None, low, high)))

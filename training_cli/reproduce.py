@@ -16,7 +16,6 @@ looked at in one stage, ``_test``, after everything else is fixed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -99,6 +98,7 @@ class Outcome:
 def reproduce(study: Study, folder, jobs: int = 1, tell: Tell = print) -> Outcome:
     """Work a study through, or go on with it; raises UsageError and CNNSurvivalError with one sentence."""
     place = Workplace(study, ensure_output_folder(folder), jobs, tell)
+    _check(place)
     _prepare(place)
     _split(place)
     runs = {network.id: _train(place, network) for network in study.networks}
@@ -114,6 +114,15 @@ def reproduce(study: Study, folder, jobs: int = 1, tell: Tell = print) -> Outcom
 
 
 # --- Stages -----------------------------------------------------------------------------------------------------------
+
+
+def _check(place: Workplace) -> None:
+    """What would otherwise be found wrong hours later."""
+    for network in place.study.networks:
+        for paper, departures in ((training.PAPER, network.pretrain), (training.FINETUNE, network.finetune)):
+            _settings(place, paper, departures)
+    _ = place.study.manifest, place.study.clinical
+    export.read_card(place.study.path.parent / place.study.card)
 
 
 def _prepare(place: Workplace) -> None:
@@ -234,7 +243,7 @@ def _baselines(place: Workplace, runs) -> Path:
     paper = runs[place.study.networks[0].id][1]
     place.tell("Fitting the comparisons")
     baselines.run(
-        place.second_part(FINETUNE), place.second_part(TEST), folder, model=paper, models=place.study.baselines,
+        place.second_part(FINETUNE), place.second_part(TEST), folder, network=paper, models=place.study.baselines,
         horizons=place.study.horizons_days, seed=place.study.seed, jobs=place.jobs, max_slices=place.max_slices,
         tell=place.tell,
     )  # fmt: skip
@@ -290,17 +299,18 @@ def _arrays(place: Workplace, table: pd.DataFrame):
 
 
 def _score(place: Workplace, time, event, risks) -> list[dict]:
-    return metrics.score_predictions(time, event, risks, bootstrap=place.study.bootstrap, seed=place.study.seed)
+    with metrics.warnings_told(place.tell):
+        return metrics.score_predictions(time, event, risks, place.study.bootstrap, place.study.seed)
 
 
 def _differences(place: Workplace, name: str, one: pd.DataFrame, volume: pd.DataFrame) -> list[dict]:
     """Paired, so on the patients that both models predict."""
     both = one.merge(volume, on=("patient_id", "time_days", "event"), suffixes=("", "_volume"))
     risk = f"risk_{place.horizon:g}"
-    found = metrics.difference(
-        both["time_days"].to_numpy(float), both["event"].to_numpy() == 1, both[risk].to_numpy(),
-        both[f"{risk}_volume"].to_numpy(), place.horizon, bootstrap=place.study.bootstrap, seed=place.study.seed,
-    )  # fmt: skip
+    time, event = both["time_days"].to_numpy(float), both["event"].to_numpy() == 1
+    risks = both[risk].to_numpy(), both[f"{risk}_volume"].to_numpy()
+    with metrics.warnings_told(place.tell):
+        found = metrics.difference(time, event, *risks, place.horizon, place.study.bootstrap, place.study.seed)
     return [{"model": name, "against": "volume", **row} for row in found]
 
 
@@ -327,7 +337,7 @@ def _export_one(outcome: Outcome, name: str, network: Network, run, reference, m
     title = network.title if model == network.id else f"{network.title}, before fine-tuning"
     export.export_bundle(
         run, reference, scores.drop(columns="model").to_dict("records"), card, name, title, network.version,
-        place.folder / "models" / name, test_store=test,
+        place.folder / "models" / name, test_store=test, training_stores=[place.pretrain_store],
         calibration=metrics.calibration(time, event, risks[place.horizon], place.horizon),
         max_slices=place.max_slices,
     )  # fmt: skip
@@ -336,8 +346,3 @@ def _export_one(outcome: Outcome, name: str, network: Network, run, reference, m
 def rejected(store: Store) -> pd.DataFrame:
     """Who is not in the store: columns patient_id, reason."""
     return pd.read_csv(store.folder / REJECTED_FILE, dtype=str)
-
-
-def jobs_here() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,6 +7,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from .errors import UsageError, existing
+from .store import Store, open_store
 
 
 def split_patients(patient_ids, event, first: int, seed: int) -> tuple[list[str], list[str]]:
@@ -33,6 +34,24 @@ def stratified_folds(event, folds: int, seed: int) -> np.ndarray:
     for number, (_, test) in enumerate(splitter.split(event, event)):
         fold[test] = number
     return fold
+
+
+def chosen_part(store, patients=None, part: str | None = None) -> Store:
+    """The store in a folder, or those of its patients that a patients file lists (see ``read_patients``).
+
+    Who is listed but not in the store is passed over: the store's rejected.csv says why. Raises UsageError if nobody
+    is left.
+    """
+    opened = open_store(store)
+    if patients is None:
+        if part is not None:
+            raise UsageError("Which part is meant is said by a patients file; give that, too.")
+        return opened
+    known = set(opened.patient_ids)
+    listed = [patient for patient in read_patients(patients, part) if patient in known]
+    if not listed:
+        raise UsageError(f"None of the patients that '{patients}' lists is in the store '{store}'.")
+    return opened.part(listed)
 
 
 def read_patients(path, part: str | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 from CNNSurvivalLib.slices import Preprocessing
 
+from .commands.baselines import MODELS
 from .errors import UsageError, existing
 from .runs import MAX_SLICES
 
@@ -119,7 +120,7 @@ def read_study(path, data_folder=None) -> Study:
         content = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"The configuration '{path}' cannot be read ({error}); mend the file.") from error
-    content = {**content, "networks": content.pop("network", [])}
+    content["networks"] = content.pop("network", [])
     for name, kind in (("data", Data), ("pretrain", Cohort), ("second", Cohort), ("crossvalidation", CrossValidation)):
         if name in content:
             content[name] = _fill(kind, content[name], f"[{name}]", path)
@@ -149,5 +150,9 @@ def _check(study: Study, path: Path) -> None:
     ids = [network.id for network in study.networks]
     if not ids or len(set(ids)) < len(ids):
         raise UsageError(f"The configuration '{path}' needs at least one [[network]], each with an id of its own.")
+    unknown = [name for name in study.baselines if name not in MODELS]
+    if unknown:
+        raise UsageError(f"The configuration '{path}' names the baseline '{unknown[0]}'; there are: "
+                         f"{', '.join(MODELS)}.")  # fmt: skip
     if study.second.finetune_patients is None:
         raise UsageError(f"The configuration '{path}' lacks 'finetune_patients' in [second].")

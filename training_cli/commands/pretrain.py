@@ -115,7 +115,7 @@ def _run_pretrain(options) -> int:
     from .. import training
 
     devices = training.Devices(options.accelerator, options.devices, options.nodes, options.tensorboard)
-    run = training.pretrain(_store(options), options.output, _settings(options), devices=devices)
+    run = training.pretrain(store_of(options), options.output, _settings(options), devices=devices)
     _say(run)
     return DONE
 
@@ -124,7 +124,7 @@ def _run_finetune(options) -> int:
     from .. import runs, training
 
     settings = training.Settings(options.epochs, options.batch, options.learning_rate, None, options.seed)
-    _say(training.finetune(runs.load_run(options.run_folder), _store(options), options.output, settings))
+    _say(training.finetune(runs.load_run(options.run_folder), store_of(options), options.output, settings))
     return DONE
 
 
@@ -132,23 +132,17 @@ def _run_crossvalidate(options) -> int:
     from .. import crossvalidation
 
     table = crossvalidation.crossvalidate(
-        _store(options), options.output, _settings(options), options.folds, options.at_epochs, options.max_slices
+        store_of(options), options.output, _settings(options), options.folds, options.at_epochs, options.max_slices
     )
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     return DONE
 
 
-def _store(options):
-    from ..splits import read_patients
-    from ..store import open_store
+def store_of(options):
+    """The store that the options name, or the part of it that --patients and --part choose."""
+    from ..splits import chosen_part
 
-    store = open_store(options.store)
-    if options.patients is None:
-        if options.part is not None:
-            options.parser.error("--part goes with --patients")
-        return store
-    known = set(store.patient_ids)
-    return store.part(p for p in read_patients(options.patients, options.part) if p in known)
+    return chosen_part(options.store, options.patients, options.part)
 
 
 def _settings(options):

@@ -1,0 +1,216 @@
+"""What the network is compared with: the paper's two LASSO-Cox models, and simpler ones that a reviewer would ask for.
+
+    radiomics   LASSO-Cox of PyRadiomics' features (the paper's model 1)
+    outputs     LASSO-Cox of the network's outputs (the paper's model 2)
+    volume      Cox of the logarithm of the tumour's volume alone
+    clinical    Cox of stage and age, where the table has them
+
+All are fitted on the same patients that the network is fine-tuned on. LASSO-Cox is scikit-survival's Coxnet; its
+penalty is chosen by cross-validation on these patients alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
+from sksurv.util import Surv
+
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.hazards import kaplan_meier
+
+from .metrics import concordance
+from .radiomics import cohort_features
+from .runs import MAX_SLICES, Run, patient_outputs
+from .splits import stratified_folds
+from .store import Store
+
+MODELS = ("radiomics", "outputs", "volume", "clinical")
+CLINICAL = ("age_years", "t_stage", "n_stage", "m_stage")
+FEATURE_COLUMNS = ("model", "feature", "coefficient")
+PENALTIES = 50  # on the path
+SMALLEST_PENALTY = 0.05  # as a share of the smallest penalty that keeps nothing
+RIDGE = 1e-3  # of plain Cox: keeps it finite where a feature splits the deaths from the rest
+
+
+@dataclass(frozen=True)
+class CoxModel:
+    """A fitted Cox model. coefficients: of the standardised features, those that are not 0. penalty: None for plain
+    Cox. folds: how the penalty was chosen."""
+
+    columns: list[str]
+    coefficients: dict[str, float]
+    penalty: float | None
+    medians: pd.Series
+    pipeline: Pipeline | None
+    curve: tuple[np.ndarray, np.ndarray]  # Kaplan-Meier of the training patients, for a model without features
+
+    def risk(self, features: pd.DataFrame, horizon_days: float) -> np.ndarray:
+        """Probability of death by the horizon, [n]; held constant past the training patients' last time."""
+        if self.pipeline is None:
+            times, survival = self.curve
+            at = np.append(1.0, survival)[np.searchsorted(times, horizon_days, side="right")]
+            return np.full(len(features), 1 - at)
+        x = _filled(features[self.columns], self.medians)
+        curves = self.pipeline.predict_survival_function(x)
+        return np.array([1 - curve(np.clip(horizon_days, *curve.domain)) for curve in curves])
+
+
+def fit_lasso_cox(features: pd.DataFrame, time, event, seed: int = 2020, folds: int = 5) -> CoxModel:
+    """LASSO-Cox of standardised features [patients x features]; features without variance are left out.
+
+    The penalty is the one with the highest mean concordance over stratified folds, the larger one of equals. Raises
+    CNNSurvivalError where no feature varies.
+    """
+    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
+    medians = features.median(numeric_only=True)
+    x = _filled(features[medians.index], medians)
+    x = x.loc[:, (x.std() > 1e-9 * x.abs().max()) & np.isfinite(x).all()]
+    if x.shape[1] == 0:
+        raise CNNSurvivalError("None of the features varies among the patients; there is nothing to choose from.")
+    columns = list(x)
+    fitted = _coxnet(x, time, event, None)
+    penalties = fitted[-1].alphas_
+    folds = max(2, min(folds, event.sum(), (~event).sum()))  # so that each fold has one of each kind
+    fold_of = stratified_folds(event, folds, seed)
+    scores = np.mean([_fold_scores(x, time, event, fold_of == fold, penalties) for fold in range(folds)], axis=0)
+    penalty = float(penalties[int(np.argmax(np.round(scores, 9)))])  # penalties fall, so the first is the largest
+    final = _coxnet(x, time, event, [penalty])
+    weights = dict(zip(columns, final[-1].coef_[:, 0]))
+    kept = {name: float(value) for name, value in weights.items() if value != 0}
+    curve = kaplan_meier(time, event)
+    return CoxModel(columns, kept, penalty, medians, final if kept else None, curve)
+
+
+def fit_cox(features: pd.DataFrame, time, event) -> CoxModel:
+    """Plain Cox of a few standardised features. Raises CNNSurvivalError where none varies."""
+    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
+    medians = features.median(numeric_only=True)
+    x = _filled(features[medians.index], medians)
+    x = x.loc[:, x.std() > 0]
+    if x.shape[1] == 0:
+        raise CNNSurvivalError("None of the features varies among the patients; there is nothing to fit.")
+    fitted = make_pipeline(StandardScaler(), CoxPHSurvivalAnalysis(alpha=RIDGE)).fit(x, _outcome(time, event))
+    weights = {name: float(value) for name, value in zip(x, fitted[-1].coef_)}
+    return CoxModel(list(x), weights, None, medians, fitted, kaplan_meier(time, event))
+
+
+def run(
+    train: Store,
+    test: Store,
+    output,
+    network: Run | None = None,
+    models: Sequence[str] = MODELS,
+    horizons: Sequence[float] = (547.875,),
+    seed: int = 2020,
+    jobs: int = 1,
+    max_slices: int = MAX_SLICES,
+    tell: Callable[[str], None] = print,
+) -> dict[str, CoxModel]:
+    """Fit the models on one store's patients and predict another's; returns them by name.
+
+    ``output`` gets predictions_<model>.csv, selected_features.csv, baselines.json and features.csv (radiomics, which
+    is kept and not computed again). network: for the model 'outputs'. A model whose features the tables do not have
+    is left out, and ``tell`` says so.
+    """
+    output = ensure_output_folder(output)
+    fitted: dict[str, CoxModel] = {}
+    facts: dict[str, dict] = {}
+    for name in models:
+        features = [_features(name, store, output, network, max_slices, jobs, tell) for store in (train, test)]
+        if features[0] is None or features[0].empty:
+            tell(f"The model '{name}' is left out: the cohort has no such features.")
+            continue
+        known = train.patients.loc[features[0].index]
+        outcome = known["time_days"].to_numpy(float), known["event"].to_numpy() == 1
+        lasso = name in ("radiomics", "outputs")
+        model = fit_lasso_cox(features[0], *outcome, seed) if lasso else fit_cox(features[0], *outcome)
+        fitted[name] = model
+        facts[name] = {"features": int(features[0].shape[1]), "selected": len(model.coefficients),
+                       "penalty": model.penalty, "patients": len(known), "deaths": int(outcome[1].sum())}  # fmt: skip
+        table = _predictions(model, features[1], test, horizons)
+        write_csv(output / f"predictions_{name}.csv", tuple(table), table.itertuples(index=False))
+    rows = [(name, *item) for name, model in fitted.items() for item in _by_size(model.coefficients)]
+    write_csv(output / "selected_features.csv", FEATURE_COLUMNS, rows)
+    write_json(output / "baselines.json", facts)
+    return fitted
+
+
+# --- Features ---------------------------------------------------------------------------------------------------------
+
+
+def _features(name: str, store: Store, output: Path, network, max_slices, jobs, tell) -> pd.DataFrame | None:
+    if name == "radiomics":
+        return cohort_features(store, output / "features.csv", jobs, tell)
+    if name == "outputs" and network is not None:
+        values = patient_outputs(network.weights, store, max_slices)
+        return pd.DataFrame(values, index=store.patients.index).add_prefix("output_")
+    if name == "volume":
+        volume = store.patients["volume_cc"].astype(float)
+        return pd.DataFrame({"log_volume_cc": np.log(volume)})
+    if name == "clinical":
+        return clinical_features(store.patients)
+    return None
+
+
+def clinical_features(patients: pd.DataFrame) -> pd.DataFrame:
+    """Those of CLINICAL that the table has, as numbers; stages such as T2a by their digit."""
+    found = {}
+    for column in CLINICAL:
+        if column in patients:
+            text = patients[column].astype(str).str.extract(r"(\d+(?:\.\d+)?)", expand=False)
+            numbers = pd.to_numeric(text, errors="coerce")
+            if numbers.notna().any():
+                found[column] = numbers
+    return pd.DataFrame(found, index=patients.index)
+
+
+# --- Inside -----------------------------------------------------------------------------------------------------------
+
+
+def _coxnet(x: pd.DataFrame, time, event, penalties) -> Pipeline:
+    """A fitted pipeline; penalties None lets Coxnet choose its path."""
+    cox = CoxnetSurvivalAnalysis(
+        l1_ratio=1.0, alphas=penalties, n_alphas=PENALTIES, alpha_min_ratio=SMALLEST_PENALTY,
+        fit_baseline_model=penalties is not None, max_iter=20_000,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a penalty that keeps nothing is one of the choices
+        return make_pipeline(StandardScaler(), cox).fit(x, _outcome(time, event))
+
+
+def _fold_scores(x, time, event, held_out, penalties) -> np.ndarray:
+    """Concordance on the held-out patients at every penalty; 0.5 where nothing is kept."""
+    fitted = _coxnet(x[~held_out], time[~held_out], event[~held_out], penalties)
+    scaled, cox = fitted[0].transform(x[held_out]), fitted[-1]
+    scores = [concordance(time[held_out], event[held_out], scaled @ cox.coef_[:, k]) for k in range(cox.coef_.shape[1])]
+    found = np.full(len(penalties), 0.5)
+    found[: len(scores)] = np.nan_to_num(scores, nan=0.5)
+    return found
+
+
+def _outcome(time, event):
+    return Surv.from_arrays(event=event, time=np.maximum(time, 0.5))  # a death on day 0 is one within the first day
+
+
+def _filled(features: pd.DataFrame, medians: pd.Series) -> pd.DataFrame:
+    return features.fillna(medians[features.columns])
+
+
+def _predictions(model: CoxModel, features: pd.DataFrame, store: Store, horizons) -> pd.DataFrame:
+    known = store.patients.loc[features.index]
+    risks = {f"risk_{days:g}": model.risk(features, float(days)) for days in horizons}
+    return pd.DataFrame({"patient_id": list(features.index), "time_days": known["time_days"].to_numpy(float),
+                         "event": known["event"].to_numpy(int), **risks})  # fmt: skip
+
+
+def _by_size(coefficients: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(coefficients.items(), key=lambda item: -abs(item[1]))

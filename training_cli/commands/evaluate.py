@@ -1,0 +1,65 @@
+"""``cnn-survival evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..options import DONE, add_command, positive, whole_number
+from .pretrain import store_of
+
+DESCRIPTION = """\
+Score predicted risks against what became of the patients.
+
+    cnn-survival evaluate --predictions predictions.csv --horizons 365,547.875 --output FOLDER
+    cnn-survival evaluate --model RUN_OR_BUNDLE --store STORE --output FOLDER
+
+predictions.csv, from this software or any other, has a row per patient with patient_id, time_days, event (1 = died)
+and a column risk_<days> per horizon, such as risk_365: the probability of death by then.
+
+FOLDER gets metrics.csv (concordance index, IPA, Brier score and AUC at each horizon, with 95 % intervals from
+resampling patients), calibration_<days>.csv and calibration.png (predicted against observed risk).
+"""
+
+
+def add_evaluate(commands) -> None:
+    summary = "score predicted risks: concordance, IPA, Brier score, AUC, calibration"
+    command = add_command(commands, "evaluate", _run, summary, DESCRIPTION)
+    command.add_argument("--predictions", type=Path, metavar="CSV", help="predicted risks")
+    command.add_argument("--model", type=Path, metavar="FOLDER", help="instead: a run or a bundle to predict with")
+    command.add_argument("--store", type=Path, metavar="STORE", help="with --model: the patients to predict")
+    command.add_argument("--patients", type=Path, metavar="CSV", help="with --model: only these patients")
+    command.add_argument("--part", metavar="NAME", help="with --patients: only those whose column 'part' says so")
+    command.add_argument("--horizons", type=days, metavar="DAYS,DAYS", help="times at which to score, in days "
+                         "(default: all that the predictions have; with --model 547.875, 18 months)")  # fmt: skip
+    command.add_argument("--bootstrap", type=whole_number, default=1000, metavar="N", help="resamples for the "
+                         "intervals (default 1000)")  # fmt: skip
+    command.add_argument("--seed", type=int, default=2020, metavar="N", help="of the resamples (default 2020)")
+    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go")
+
+
+def _run(options) -> int:
+    if (options.predictions is None) == (options.model is None):
+        options.parser.error("give either --predictions, or --model and --store")
+    if (options.model is None) != (options.store is None):
+        options.parser.error("--model and --store go together")
+    from CNNSurvivalLib.files import ensure_output_folder, write_csv
+    from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
+
+    from .. import evaluate
+
+    if options.predictions is not None:
+        table, horizons = evaluate.read_predictions(options.predictions, options.horizons)
+    else:
+        horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
+        table = evaluate.predict_store(options.model, store_of(options), horizons)
+        path = ensure_output_folder(options.output) / evaluate.PREDICTIONS_FILE
+        write_csv(path, tuple(table), table.itertuples(index=False))
+    found = evaluate.evaluate(table, horizons, options.output, options.bootstrap, options.seed)
+    print(f"{len(table)} patients, {int(table['event'].sum())} deaths")
+    print(found.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"))
+    return DONE
+
+
+def days(text: str) -> list[float]:
+    """For argparse: numbers of days, separated by commas."""
+    return [positive(part.strip()) for part in text.split(",")]

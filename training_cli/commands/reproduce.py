@@ -1,0 +1,43 @@
+"""``cnn-survival reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..options import DONE, add_command, whole_number
+
+DESCRIPTION = """\
+Do the paper's whole study on your cohorts, from one configuration file.
+
+    cnn-survival reproduce nsclc.toml --data FOLDER --output WORK
+
+Cuts the slices, pretrains, splits the second cohort by patient, fine-tunes, fits the comparisons (PyRadiomics and the
+network's outputs with LASSO-Cox, tumour volume, stage and age), scores everything on the test patients, and makes the
+bundles. WORK/report/report.html says what came out; WORK/models has the bundles. If the work is stopped, the same
+command goes on with it.
+
+The configuration of our own run is training_cli/configs/nsclc.toml; its comments say what each line means.
+"""
+
+
+def add_reproduce(commands) -> None:
+    summary = "do the paper's whole study from one configuration file"
+    command = add_command(commands, "reproduce", _run, summary, DESCRIPTION)
+    command.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, a TOML file")
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="where the manifest lies (default: beside CONFIG)")
+    command.add_argument("--output", type=Path, required=True, metavar="WORK", help="where everything goes")
+    command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="cases at once, for slices and "
+                         "radiomics (default 1)")  # fmt: skip
+
+
+def _run(options) -> int:
+    from threadpoolctl import threadpool_limits
+
+    from .. import reproduce, study, study_report
+
+    configuration = study.read_study(options.config, options.data)
+    with threadpool_limits(1, "blas"):
+        outcome = reproduce.reproduce(configuration, options.output, options.jobs)
+        report = study_report.write(outcome, Path(options.output) / "report")
+    print(f"The report is '{report}'; the bundles are in '{Path(options.output) / 'models'}'.")
+    return DONE
