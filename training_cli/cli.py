@@ -15,6 +15,7 @@ from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError
 
 from .commands.baselines import add_baselines
+from .commands.download import add_download
 from .commands.evaluate import add_evaluate
 from .commands.export import add_export
 from .commands.models import add_models
@@ -28,6 +29,7 @@ from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
 COMMANDS = (
     add_predict,
     add_models,
+    add_download,
     add_prepare,
     add_pretrain,
     add_finetune,

@@ -30,7 +30,7 @@ from .clinical import read_clinical
 from .errors import UsageError
 from .runs import Run, patient_survival, risk_at
 from .splits import split_patients
-from .store import REJECTED_FILE, STORE_FILE, Store, open_store
+from .store import STORE_FILE, Store, open_store
 from .study import Network, Study
 
 Tell = Callable[[str], None]
@@ -341,8 +341,3 @@ def _export_one(outcome: Outcome, name: str, network: Network, run, reference, m
         calibration=metrics.calibration(time, event, risks[place.horizon], place.horizon),
         max_slices=place.max_slices,
     )  # fmt: skip
-
-
-def rejected(store: Store) -> pd.DataFrame:
-    """Who is not in the store: columns patient_id, reason."""
-    return pd.read_csv(store.folder / REJECTED_FILE, dtype=str)

@@ -85,6 +85,11 @@ class Store:
     def patient_ids(self) -> list[str]:
         return list(self.patients.index)
 
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """Who of the cohort is not in the store, and why: columns patient_id, reason."""
+        return pd.read_csv(self.folder / REJECTED_FILE, dtype=str)
+
     @cached_property
     def _rows(self) -> dict:
         return {key: np.asarray(rows) for key, rows in self.slices.groupby("patient_id", sort=False).groups.items()}

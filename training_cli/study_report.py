@@ -12,12 +12,11 @@ import SimpleITK as sitk
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
-from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
 from . import metrics, report_figures
 from .readers import read_case
 from .report import Figure, Report, Section, Table, write_report
-from .reproduce import FINETUNE, TEST, Outcome, Workplace, network_predictions, rejected
+from .reproduce import FINETUNE, TEST, Outcome, Workplace, network_predictions
 from .runs import patient_survival
 from .store import Store
 
@@ -62,7 +61,6 @@ def write(outcome: Outcome, folder) -> Path:
 def _summary(outcome: Outcome) -> list[str]:
     place, test = outcome.workplace, outcome.workplace.second_part(TEST)
     sentences = [
-        RESEARCH_USE_ONLY,
         f"Trained on {place.study.pretrain.label} ({len(place.pretrain_store.patients)} patients), fine-tuned on "
         f"{len(place.second_part(FINETUNE).patients)} and tested on {len(test.patients)} patients of "
         f"{place.study.second.label}, {int(test.event.sum())} of whom died.",
@@ -272,7 +270,7 @@ def _area_alone(outcome: Outcome) -> pd.DataFrame:
 
 def _reasons(store: Store) -> dict[str, int]:
     """The reasons without the numbers and names that differ from case to case."""
-    reasons = rejected(store)["reason"].str.replace(r"'[^']*'|\d+(\.\d+)?", "…", regex=True).str.split(";").str[0]
+    reasons = store.rejected["reason"].str.replace(r"'[^']*'|\d+(\.\d+)?", "…", regex=True).str.split(";").str[0]
     return reasons.value_counts().to_dict()
 
 
@@ -288,7 +286,7 @@ def _too_small(place: Workplace, figures: Path) -> Path | None:
     """The largest plane of the first case that was left out for its size."""
     from .prepare import read_cases
 
-    left_out = set(rejected(place.pretrain_store)["patient_id"])
+    left_out = set(place.pretrain_store.rejected["patient_id"])
     cases, _ = read_cases(place.study.manifest, place.study.pretrain.where, None)
     for case in cases:
         if case.patient_id not in left_out:

@@ -64,7 +64,6 @@ def _run(options) -> int:
     from CNNSurvivalLib.slices import Preprocessing
 
     from ..prepare import prepare
-    from ..store import REJECTED_FILE
 
     preprocessing = Preprocessing(
         tuple(options.hu_window), options.pixel_size_mm, min_roi_px=options.min_roi, slice_step_mm=options.slice_step_mm
@@ -74,10 +73,10 @@ def _run(options) -> int:
         options.source, options.output, preprocessing, options.clinical, dict(options.where), options.segment,
         options.jobs, options.scheduler, {name: value for name, value in given.items() if value}, options.keep_parts,
     )  # fmt: skip
-    rejected = sum(1 for _ in (options.output / REJECTED_FILE).open(encoding="utf-8")) - 1
+    rejected = len(store.rejected)
     print(f"The store is in '{store.folder}'.")
     if rejected:
-        print(f"{rejected} patients are not in it; '{REJECTED_FILE}' there says why.")
+        print(f"{rejected} patients are not in it; 'rejected.csv' there says why.")
     return SOME_FAILED if rejected else DONE
 
 
