@@ -1,103 +1,211 @@
-"""The comparisons: LASSO-Cox finds what matters and only uses training patients; PyRadiomics' features."""
+"""The models that the network is compared with: they find what was planted, and equal other implementations."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cohort_maker import make_images, make_store
-
-pytest.importorskip("sksurv")
-
-from training_cli import baselines, metrics
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.hazards import kaplan_meier
+from cohort_maker import make_store
 from training_cli.cli import main
+from training_cli.errors import UsageError
+from training_cli.metrics import concordance, ipa
 from training_cli.store import open_store
 
+for package in ("sksurv", "lifelines"):
+    pytest.importorskip(package)
+baselines = pytest.importorskip("training_cli.baselines")
 
-def features(n=120, noise=150, seed=0):
-    """One feature that matters among many that do not; times and events."""
+HORIZON = 547.875
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return open_store(make_store(tmp_path_factory.mktemp("cohort") / "store", patients=80, slices=1))
+
+
+@pytest.fixture
+def parts(store):
+    return store.part(store.patient_ids[:50]), store.part(store.patient_ids[50:])
+
+
+def planted(patients=368, features=60, strength=0.8, seed=0):
+    """(features, time, event): the first of the features shortens life, the others do nothing."""
     random = np.random.default_rng(seed)
-    x = pd.DataFrame(random.normal(size=(n, noise))).add_prefix("noise_")
-    x["matters"] = random.normal(size=n)
-    x["constant"] = 3.0
-    time = random.exponential(600 * np.exp(-1.2 * x["matters"]))
-    limit = random.uniform(100, 2500, n)
-    return x, np.minimum(time, limit), time <= limit
+    x = pd.DataFrame(random.normal(size=(patients, features))).add_prefix("f")
+    time = random.exponential(900 * np.exp(-strength * x["f0"].to_numpy()))
+    limit = random.uniform(300, 3000, patients)
+    return x, np.ceil(np.minimum(time, limit)), time <= limit
 
 
-def test_lasso_cox_keeps_what_matters_and_ranks_new_patients():
-    x, time, event = features()
-    model = baselines.fit_lasso_cox(x[:80], time[:80], event[:80])
-    assert max(model.coefficients, key=lambda name: abs(model.coefficients[name])) == "matters"
-    assert model.coefficients["matters"] > 0 and len(model.coefficients) < 40
-    risk = model.risk(x[80:], 500.0)
-    assert ((risk >= 0) & (risk <= 1)).all() and metrics.concordance(time[80:], event[80:], risk) > 0.65
-    assert (model.risk(x[80:], 900.0) >= risk).all()
+def log_volume(store):
+    return pd.DataFrame({"log_volume_cc": np.log(store.patients["volume_cc"])})
 
 
-def test_noise_alone_gives_chance():
-    x, time, event = features()
-    noise = x.drop(columns="matters")
-    model = baselines.fit_lasso_cox(noise[:80], time[:80], event[:80])
-    assert abs(metrics.concordance(time[80:], event[80:], model.risk(noise[80:], 500.0)) - 0.5) < 0.2
+def test_plain_cox_equals_lifelines(parts):
+    from lifelines import CoxPHFitter
+
+    train, test = parts
+    ours = baselines.fit_cox(log_volume(train), train.time, train.event)
+    theirs = CoxPHFitter().fit(log_volume(train).assign(time=train.time, event=train.event), "time", "event")
+    spread = log_volume(train)["log_volume_cc"].std(ddof=0)
+    assert ours.coefficients["log_volume_cc"] / spread == pytest.approx(theirs.params_["log_volume_cc"], rel=1e-3)
+    at = float(np.sort(train.time[train.event])[20])  # a death: lifelines draws lines between them
+    expected = 1 - theirs.predict_survival_function(log_volume(test), times=[at]).to_numpy()[0]
+    np.testing.assert_allclose(ours.risk(log_volume(test), at), expected, atol=2e-4)
 
 
-def test_cox_is_scikit_survivals_and_lifelines():
-    lifelines = pytest.importorskip("lifelines")
-    x, time, event = features()
-    model = baselines.fit_cox(x[["matters"]], time, event)
-    table = pd.DataFrame({"x": (x["matters"] - x["matters"].mean()) / x["matters"].std(ddof=0), "t": time, "e": event})
-    fitted = lifelines.CoxPHFitter().fit(table, "t", "e")
-    assert model.coefficients["matters"] == pytest.approx(fitted.params_["x"], abs=2e-3)
-    at = 1 - fitted.predict_survival_function(table[["x"]], times=[400.0]).to_numpy()[0]
-    np.testing.assert_allclose(model.risk(x, 400.0), at, atol=0.02)  # lifelines interpolates between deaths
+def test_the_partial_likelihood_equals_lifelines_and_is_the_rule_for_ties():
+    from lifelines import CoxPHFitter
+
+    x, time, event = planted(80, 2)
+    fitted = CoxPHFitter().fit(x.assign(time=time, event=event), "time", "event")
+    predictor = x.to_numpy() @ fitted.params_.to_numpy()
+    found = baselines.partial_log_likelihood(time, event, predictor)
+    assert found == pytest.approx(fitted.log_likelihood_, abs=1e-6)
+    # Two die at once among three: each against all three.
+    tied = baselines.partial_log_likelihood(np.array([1.0, 1.0, 2.0]), np.array([True, True, False]), np.zeros(3))
+    assert tied == pytest.approx(-2 * np.log(3))
 
 
-def test_a_model_without_features_gives_everybody_the_kaplan_meier_risk():
-    x, time, event = features(noise=2)
+def test_lasso_cox_finds_the_planted_feature_and_says_how_strong_it_is():
+    x, time, event = planted()
+    train, test = np.arange(len(x)) < 68, np.arange(len(x)) >= 68
+    model = baselines.fit_lasso_cox(x[train], time[train], event[train])
+    assert max(model.coefficients, key=lambda name: abs(model.coefficients[name])) == "f0"
+    risk = model.risk(x[test], HORIZON)
+    assert concordance(time[test], event[test], risk) > 0.65
+    # A penalty chosen by concordance, which is blind to shrinkage, ended at 0.06 here.
+    assert ipa(time[test], event[test], risk, HORIZON) > 0.1
+
+
+def test_the_same_seed_gives_the_same_model():
+    x, time, event = planted(68)
+    first, second = (baselines.fit_lasso_cox(x, time, event, seed=3) for _ in range(2))
+    assert first.coefficients == second.coefficients and first.penalty == second.penalty
+
+
+def test_of_noise_hardly_anything_is_kept():
+    x, time, event = planted(68, 200, strength=0.0)
+    kept = baselines.fit_lasso_cox(x, time, event).coefficients
+    assert len(kept) < 10
+
+
+def test_a_model_without_features_gives_everybody_the_cohorts_own_risk():
+    x, time, event = planted(68, 3)
+    model = replace(baselines.fit_lasso_cox(x, time, event), coefficients={}, pipeline=None)
+    times, survival = kaplan_meier(time, event)
+    expected = 1 - survival[np.searchsorted(times, HORIZON, side="right") - 1]
+    np.testing.assert_allclose(model.risk(x, HORIZON), expected)
+    assert np.all(model.risk(x, times[0] - 0.5) == 0)
+
+
+def test_risks_rise_with_the_horizon_from_none_to_the_last_known(parts):
+    train, test = parts
+    model = baselines.fit_cox(log_volume(train), train.time, train.event)
+    x = log_volume(test)
+    risks = [model.risk(x, days) for days in (0.1, 200.0, HORIZON, 2000.0, 1e6, 1e7)]
+    assert np.all(np.diff(risks, axis=0) >= 0)
+    assert np.all(risks[0] == 0), "nobody has died before the first time of the training patients"
+    np.testing.assert_array_equal(risks[-2], risks[-1])
+
+
+def test_gaps_and_infinite_values_of_those_to_predict_are_the_training_median():
+    x, time, event = planted(100)
     model = baselines.fit_lasso_cox(x, time, event)
-    empty = baselines.CoxModel([], {}, 1.0, model.medians, None, model.curve)
-    risk = empty.risk(x, 500.0)
-    assert len(set(risk)) == 1 and metrics.ipa(time, event, risk, 500.0) == pytest.approx(0, abs=1e-12)
+    odd = x.iloc[:3].copy()
+    odd.loc[0, "f0"], odd.loc[1, "f0"], odd.loc[2, "f0"] = np.nan, np.inf, x["f0"].median()
+    plain = x.iloc[[0, 1, 2]].assign(f0=x["f0"].median())
+    np.testing.assert_allclose(model.risk(odd, HORIZON), model.risk(plain, HORIZON))
 
 
-def test_missing_values_and_stages():
-    patients = pd.DataFrame({"age_years": [60, None, 70], "t_stage": ["T2a", "T1", "pT3"], "m_stage": ["M0"] * 3,
-                             "n_stage": ["?", "", "unknown"]})  # fmt: skip
-    found = baselines.clinical_features(patients)
-    assert list(found) == ["age_years", "t_stage", "m_stage"] and list(found["t_stage"]) == [2, 1, 3]
+def test_features_that_do_not_vary_are_left_out():
+    x, time, event = planted(68, 3)
+    model = baselines.fit_lasso_cox(x.assign(flat=7.0, empty=np.nan), time, event)
+    assert not {"flat", "empty"} & set(model.columns)
+    with pytest.raises(CNNSurvivalError, match="None of the features varies"):
+        baselines.fit_lasso_cox(pd.DataFrame({"flat": np.ones(68)}), time, event)
 
 
-def test_the_command_writes_predictions_and_what_was_selected(tmp_path, capsys):
-    store = make_store(tmp_path / "store", patients=40, slices=1, signal=1.5)
-    patients = open_store(store).patient_ids
-    split = pd.DataFrame({"patient_id": patients, "part": ["finetune"] * 25 + ["test"] * 15})
+@pytest.mark.parametrize("fit", [baselines.fit_cox, baselines.fit_lasso_cox])
+def test_without_deaths_there_is_a_sentence(fit):
+    x, time, event = planted(30, 3)
+    with pytest.raises(CNNSurvivalError, match="needs deaths"):
+        fit(x, time, np.zeros_like(event))
+
+
+def test_stages_are_read_as_they_are_written():
+    table = pd.DataFrame({"t_stage": ["T2a", "3", None, "1b"], "n_stage": [0, 1, 2, 3], "histology": list("abcd")})
+    found = baselines.clinical_features(table)
+    assert list(found) == ["t_stage", "n_stage"]
+    np.testing.assert_array_equal(found["t_stage"], [2, 3, np.nan, 1])
+
+
+# --- The whole --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_what_evaluate_reads(parts, tmp_path):
+    train, test = parts
+    fitted = baselines.run(train, test, tmp_path, models=("volume", "clinical"), horizons=(365, HORIZON))
+    assert list(fitted) == ["volume", "clinical"]
+    table = pd.read_csv(tmp_path / "predictions_volume.csv").set_index("patient_id")
+    assert list(table) == ["time_days", "event", "risk_365", "risk_547.875"]
+    assert list(table.index) == test.patient_ids
+    assert table["risk_547.875"].between(0, 1).all()
+    # A model of one feature ranks the patients as the feature does.
+    scores = table["risk_547.875"].to_numpy(), test.patients["volume_cc"].to_numpy()
+    ranked = [concordance(test.time, test.event, score) for score in scores]
+    assert ranked[0] == pytest.approx(ranked[1]) and ranked[0] > 0.6
+    selected = pd.read_csv(tmp_path / "selected_features.csv")
+    assert set(selected["model"]) == {"volume", "clinical"} and (selected["coefficient"] != 0).all()
+    facts = json.loads((tmp_path / "baselines.json").read_text())
+    assert facts["volume"]["patients"] == 50 and facts["volume"]["deaths"] == int(train.event.sum())
+
+
+def test_what_becomes_of_those_to_predict_changes_no_prediction(parts, tmp_path):
+    train, test = parts
+    other = replace(test, patients=test.patients.assign(time_days=1.0, event=1))
+    for name, patients in (("one", test), ("two", other)):
+        baselines.run(train, patients, tmp_path / name, models=("volume",))
+    one, two = (pd.read_csv(tmp_path / name / "predictions_volume.csv") for name in ("one", "two"))
+    pd.testing.assert_series_equal(one["risk_547.875"], two["risk_547.875"])
+
+
+def test_a_patient_cannot_be_fitted_on_and_predicted(store, tmp_path):
+    with pytest.raises(UsageError, match="'m000'"):
+        baselines.run(store, store, tmp_path, models=("volume",))
+
+
+def test_a_column_that_one_table_lacks_is_done_without(parts, tmp_path):
+    train, test = parts
+    train = replace(train, patients=train.patients.assign(t_stage=1 + np.arange(50) % 4))
+    said = []
+    fitted = baselines.run(train, test, tmp_path, models=("clinical",), tell=said.append)
+    assert fitted["clinical"].columns == ["age_years"]
+    assert len(said) == 1 and "t_stage" in said[0]
+    bare = replace(test, patients=test.patients.drop(columns="age_years"))
+    assert baselines.run(train, bare, tmp_path, models=("clinical",), tell=said.append) == {}
+    assert "left out" in said[1]
+
+
+def test_the_networks_outputs_are_asked_for_where_they_are_missing(parts, tmp_path):
+    said = []
+    baselines.run(*parts, tmp_path, models=("outputs", "volume"), tell=said.append)
+    assert len(said) == 1 and "--network" in said[0]
+
+
+def test_the_command(store, tmp_path, capsys):
+    split = pd.DataFrame({"patient_id": store.patient_ids, "part": ["finetune"] * 50 + ["test"] * 30})
     split.to_csv(tmp_path / "split.csv", index=False)
-    parts = []
-    for name, part in (("train", "finetune"), ("test", "test")):
-        parts += [f"--{name}", str(store), f"--{name}-patients", str(tmp_path / "split.csv"), f"--{name}-part", part]
-    out = tmp_path / "out"
-    assert main(["baselines", *parts, "--models", "volume,clinical,outputs", "--output", str(out)]) == 0
-    assert "'outputs' is left out" in capsys.readouterr().out
-    table = pd.read_csv(out / "predictions_volume.csv")
-    assert list(table["patient_id"]) == patients[25:] and "risk_547.875" in table
-    assert json.loads((out / "baselines.json").read_text())["volume"]["patients"] == 25
-    assert set(pd.read_csv(out / "selected_features.csv")["model"]) == {"volume", "clinical"}
-    assert main(["evaluate", "--predictions", str(out / "predictions_volume.csv"), "--output", str(out)]) == 0
-
-
-def test_radiomics_features_and_their_cache(tmp_path, monkeypatch):
-    pytest.importorskip("radiomics", reason="PyRadiomics (extra 'radiomics') is not installed")
-    from training_cli import radiomics
-
-    monkeypatch.setattr(radiomics, "IMAGE_TYPES", {"Original": {}, "Square": {}})
-    data = make_images(tmp_path / "data", 4)
-    assert main(["prepare", str(data / "manifest.csv"), "--output", str(tmp_path / "store")]) == 3
-    store = open_store(tmp_path / "store")
-    found = radiomics.cohort_features(store, tmp_path / "features.csv")
-    assert found.shape == (3, 14 + 2 * 93)
-    volume = found["original_shape_VoxelVolume"] / 1000
-    np.testing.assert_allclose(volume, store.patients["volume_cc"], rtol=0.1)  # resampled to 1 mm
-    monkeypatch.setattr(radiomics, "case_features", None)  # nothing is computed twice
-    pd.testing.assert_frame_equal(radiomics.cohort_features(store, tmp_path / "features.csv"), found)
+    part = ["--train-patients", str(tmp_path / "split.csv"), "--train-part", "finetune",
+            "--test-patients", str(tmp_path / "split.csv"), "--test-part", "test"]  # fmt: skip
+    where = ["--train", str(store.folder), "--test", str(store.folder), "--output", str(tmp_path / "out")]
+    assert main(["baselines", *where, *part, "--models", "volume"]) == 0
+    assert len(pd.read_csv(tmp_path / "out" / "predictions_volume.csv")) == 30
+    assert main(["baselines", *where, "--models", "volume"]) == 2
+    assert "one part" in capsys.readouterr().err
+    assert main(["baselines", *where, "--models", "volum"]) == 2
+    assert "'volum'" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_what_is_undefined_is_said_to_be():
         rows = metrics.score_predictions(time, event, {400.0: np.array([0.1, 0.2, 0.3])}, bootstrap=5)
     assert "auc at 400 days is not defined for these patients." in said
     assert {row["metric"]: row["value"] for row in rows}["auc"] is None
-    with pytest.raises(CNNSurvivalError, match="Nobody was followed to the horizon of 1000 days"):
+    with pytest.raises(CNNSurvivalError, match="Nobody was followed beyond the horizon of 1000 days"):
         metrics.score_predictions(time, event, {1000.0: np.array([0.1, 0.2, 0.3])}, bootstrap=5)
 
 

@@ -16,9 +16,14 @@ from CNNSurvivalLib import __version__
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "requirements"
 # The packages that are imported under another name
-DISTRIBUTIONS = {"skimage": "scikit-image", "sksurv": "scikit-survival"}
-# Of the extras `train` and `slicer`: imported inside functions only
-OPTIONAL = {"torch", "slicer", "vtk"}
+DISTRIBUTIONS = {
+    "skimage": "scikit-image", "sklearn": "scikit-learn", "sksurv": "scikit-survival", "slicer": "slicer-core",
+    "radiomics": "pyradiomics-bhklab", "distributed": "dask",
+}  # fmt: skip
+# What others bring along: slicer-core and PyRadiomics do, and idc-index its own tables
+BROUGHT_ALONG = {"vtk", "SimpleITK", "idc_index_data"}
+# The commands that need no extra
+PLAIN_COMMANDS = ("predict", "models", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,7 @@ def test_the_wheel_holds_code_models_and_licence_and_nothing_else(wheel):
     for source in ("CNNSurvival/CNNSurvivalLib", "training_cli"):
         expected = {f"{Path(source).name}/{path.name}" for path in (REPOSITORY / source).glob("*.py")}
         assert expected <= set(names)
+    assert {"training_cli/report_template.html", "training_cli/configs/nsclc.toml"} <= set(names)
     models = REPOSITORY / "CNNSurvival" / "Resources" / "Models"
     files = {path.relative_to(models).as_posix() for path in models.rglob("*") if path.is_file()}
     assert "default.txt" in files
@@ -118,18 +124,39 @@ def test_the_installed_command_reports_a_usage_error_with_status_2(installed):
 
 @pytest.mark.parametrize("folder, everywhere", [("CNNSurvival/CNNSurvivalLib", False), ("training_cli", True)])
 def test_what_the_package_imports_is_among_its_dependencies(metadata, folder, everywhere):
+    everything = requirement_names(metadata.get_all("Requires-Dist"))
+    ours = {"CNNSurvivalLib", "training_cli", *sys.stdlib_module_names, *BROUGHT_ALONG}
+    for path in sorted((REPOSITORY / folder).rglob("*.py")):
+        for name in set(imports(path, everywhere)) - ours:
+            assert normalized(DISTRIBUTIONS.get(name, name)) in everything, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("command", PLAIN_COMMANDS)
+def test_prediction_needs_no_extra(installed, metadata, command):
+    """`cnn-survival predict --help` and the like import nothing that only training needs."""
     lines = metadata.get_all("Requires-Dist")
     core = requirement_names(line for line in lines if "extra ==" not in line)
-    everything = requirement_names(lines)
-    ours = {"CNNSurvivalLib", "training_cli", *sys.stdlib_module_names, *OPTIONAL}
-    for path in sorted((REPOSITORY / folder).glob("*.py")):
-        known = everything if path.name.startswith("train") else core
-        for name in set(imports(path, everywhere)) - ours:
-            assert normalized(DISTRIBUTIONS.get(name, name)) in known, f"{path.name} imports {name}"
+    extras = requirement_names(lines) - core
+    modules = {name.replace("-", "_") for name in extras}
+    modules |= {name for name, package in DISTRIBUTIONS.items() if package in extras}
+    code = f"""
+import contextlib, sys
+if {command!r} == "demo":
+    import training_cli.demo
+else:
+    from training_cli.cli import main
+    with contextlib.suppress(SystemExit):
+        main([{command!r}, "--help"])
+found = sorted(set(sys.modules) & set({sorted(modules)!r}))
+assert not found, found
+"""
+    done = installed("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_each_extra_exists(metadata):
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "radiomics", "slicer", "test"}
+    expected = {"train", "radiomics", "download", "cluster", "export", "slicer", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == expected
 
 
 @pytest.mark.parametrize("file_name", ["demo.txt", "test.txt"])

@@ -6,7 +6,9 @@
     clinical    Cox of stage and age, where the table has them
 
 All are fitted on the same patients that the network is fine-tuned on. LASSO-Cox is scikit-survival's Coxnet; its
-penalty is chosen by cross-validation on these patients alone.
+penalty is chosen by cross-validation on these patients alone, by the partial likelihood (van Houwelingen et al. 2006,
+Stat Med 25:3201, as glmnet does). Concordance would not do: it is blind to how far coefficients are shrunk, so that a
+model of one feature would come out with hardly any spread of risks, and with an IPA that is not its own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.hazards import kaplan_meier
 
-from .metrics import concordance
+from .errors import UsageError
 from .radiomics import cohort_features
 from .runs import MAX_SLICES, Run, patient_outputs
 from .splits import stratified_folds
@@ -61,16 +63,18 @@ class CoxModel:
             return np.full(len(features), 1 - at)
         x = _filled(features[self.columns], self.medians)
         curves = self.pipeline.predict_survival_function(x)
-        return np.array([1 - curve(np.clip(horizon_days, *curve.domain)) for curve in curves])
+        if horizon_days < curves[0].x[0]:  # before anybody's time: nobody has died
+            return np.zeros(len(features))
+        return np.array([1 - curve(min(horizon_days, curve.x[-1])) for curve in curves])
 
 
 def fit_lasso_cox(features: pd.DataFrame, time, event, seed: int = 2020, folds: int = 5) -> CoxModel:
     """LASSO-Cox of standardised features [patients x features]; features without variance are left out.
 
-    The penalty is the one with the highest mean concordance over stratified folds, the larger one of equals. Raises
-    CNNSurvivalError where no feature varies.
+    The penalty is the one with the highest cross-validated partial likelihood over stratified folds, the larger one
+    of equals. Raises CNNSurvivalError where no feature varies or nobody died.
     """
-    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
+    time, event = _checked_outcome(time, event)
     medians = features.median(numeric_only=True)
     x = _filled(features[medians.index], medians)
     x = x.loc[:, (x.std() > 1e-9 * x.abs().max()) & np.isfinite(x).all()]
@@ -81,7 +85,7 @@ def fit_lasso_cox(features: pd.DataFrame, time, event, seed: int = 2020, folds: 
     penalties = fitted[-1].alphas_
     folds = max(2, min(folds, event.sum(), (~event).sum()))  # so that each fold has one of each kind
     fold_of = stratified_folds(event, folds, seed)
-    scores = np.mean([_fold_scores(x, time, event, fold_of == fold, penalties) for fold in range(folds)], axis=0)
+    scores = np.sum([_fold_scores(x, time, event, fold_of == fold, penalties) for fold in range(folds)], axis=0)
     penalty = float(penalties[int(np.argmax(np.round(scores, 9)))])  # penalties fall, so the first is the largest
     final = _coxnet(x, time, event, [penalty])
     weights = dict(zip(columns, final[-1].coef_[:, 0]))
@@ -91,8 +95,8 @@ def fit_lasso_cox(features: pd.DataFrame, time, event, seed: int = 2020, folds: 
 
 
 def fit_cox(features: pd.DataFrame, time, event) -> CoxModel:
-    """Plain Cox of a few standardised features. Raises CNNSurvivalError where none varies."""
-    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
+    """Plain Cox of a few standardised features. Raises CNNSurvivalError where none varies or nobody died."""
+    time, event = _checked_outcome(time, event)
     medians = features.median(numeric_only=True)
     x = _filled(features[medians.index], medians)
     x = x.loc[:, x.std() > 0]
@@ -119,15 +123,26 @@ def run(
 
     ``output`` gets predictions_<model>.csv, selected_features.csv, baselines.json and features.csv (radiomics, which
     is kept and not computed again). network: for the model 'outputs'. A model whose features the tables do not have
-    is left out, and ``tell`` says so.
+    is left out, and ``tell`` says so. Raises UsageError for a patient_id that is in both.
     """
+    # Also where they are two patients of two hospitals: what is kept of a patient is found by patient_id.
+    both = sorted(set(train.patient_ids) & set(test.patient_ids))
+    if both:
+        raise UsageError(
+            f"Patient '{both[0]}' is among those to fit on and those to predict; list each in one part, and give "
+            "patients of different cohorts different patient_ids."
+        )
     output = ensure_output_folder(output)
     fitted: dict[str, CoxModel] = {}
     facts: dict[str, dict] = {}
     for name in models:
         features = [_features(name, store, output, network, max_slices, jobs, tell) for store in (train, test)]
-        if features[0] is None or features[0].empty:
-            tell(f"The model '{name}' is left out: the cohort has no such features.")
+        if name == "outputs" and network is None:
+            tell("The model 'outputs' is left out: it needs a trained network (--network).")
+            continue
+        features = _in_both(name, *features, tell)
+        if features[0].empty or features[1].empty:
+            tell(f"The model '{name}' is left out: the two cohorts have no such features in common.")
             continue
         known = train.patients.loc[features[0].index]
         outcome = known["time_days"].to_numpy(float), known["event"].to_numpy() == 1
@@ -147,7 +162,16 @@ def run(
 # --- Features ---------------------------------------------------------------------------------------------------------
 
 
-def _features(name: str, store: Store, output: Path, network, max_slices, jobs, tell) -> pd.DataFrame | None:
+def _in_both(name: str, train: pd.DataFrame, test: pd.DataFrame, tell) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The features that both tables have; ``tell`` names those that only the training patients have."""
+    common = [column for column in train if column in test]
+    missing = [column for column in train if column not in test]
+    if common and missing:
+        tell(f"The model '{name}' goes without {', '.join(missing)}: the patients to predict have none.")
+    return train[common], test[common]
+
+
+def _features(name: str, store: Store, output: Path, network, max_slices, jobs, tell) -> pd.DataFrame:
     if name == "radiomics":
         return cohort_features(store, output / "features.csv", jobs, tell)
     if name == "outputs" and network is not None:
@@ -158,7 +182,7 @@ def _features(name: str, store: Store, output: Path, network, max_slices, jobs, 
         return pd.DataFrame({"log_volume_cc": np.log(volume)})
     if name == "clinical":
         return clinical_features(store.patients)
-    return None
+    return pd.DataFrame(index=store.patients.index)
 
 
 def clinical_features(patients: pd.DataFrame) -> pd.DataFrame:
@@ -188,13 +212,35 @@ def _coxnet(x: pd.DataFrame, time, event, penalties) -> Pipeline:
 
 
 def _fold_scores(x, time, event, held_out, penalties) -> np.ndarray:
-    """Concordance on the held-out patients at every penalty; 0.5 where nothing is kept."""
+    """What the held-out patients add to the partial likelihood at every penalty: that of all patients less that of
+    the others, with the coefficients that the others gave."""
     fitted = _coxnet(x[~held_out], time[~held_out], event[~held_out], penalties)
-    scaled, cox = fitted[0].transform(x[held_out]), fitted[-1]
-    scores = [concordance(time[held_out], event[held_out], scaled @ cox.coef_[:, k]) for k in range(cox.coef_.shape[1])]
-    found = np.full(len(penalties), 0.5)
-    found[: len(scores)] = np.nan_to_num(scores, nan=0.5)
-    return found
+    predictors = fitted[0].transform(x) @ fitted[-1].coef_
+    scores = [
+        partial_log_likelihood(time, event, column)
+        - partial_log_likelihood(time[~held_out], event[~held_out], column[~held_out])
+        for column in predictors.T
+    ]
+    found = np.full(len(penalties), -np.inf)  # Coxnet stops where smaller penalties no longer converge
+    found[: len(scores)] = scores
+    return np.nan_to_num(found, nan=-np.inf)
+
+
+def partial_log_likelihood(time, event, predictor) -> float:
+    """Cox's, with Breslow's rule for ties: the sum over deaths of the predictor less the log of the sum of
+    exp(predictor) over those still followed. time, event, predictor: [n]."""
+    order = np.argsort(-time, kind="stable")
+    time, event, predictor = time[order], event[order], predictor[order]
+    at_risk = np.logaddexp.accumulate(predictor)
+    last_of_tie = np.searchsorted(-time, -time, side="right") - 1
+    return float(np.sum((predictor - at_risk[last_of_tie])[event]))
+
+
+def _checked_outcome(time, event) -> tuple[np.ndarray, np.ndarray]:
+    time, event = np.asarray(time, dtype=np.float64), np.asarray(event).astype(bool)
+    if not event.any():
+        raise CNNSurvivalError("None of the patients to fit on died; a Cox model needs deaths.")
+    return time, event
 
 
 def _outcome(time, event):
@@ -202,7 +248,7 @@ def _outcome(time, event):
 
 
 def _filled(features: pd.DataFrame, medians: pd.Series) -> pd.DataFrame:
-    return features.fillna(medians[features.columns])
+    return features.replace([np.inf, -np.inf], np.nan).fillna(medians[features.columns])
 
 
 def _predictions(model: CoxModel, features: pd.DataFrame, store: Store, horizons) -> pd.DataFrame:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from CNNSurvivalLib.bundle import load_bundle
+from CNNSurvivalLib.bundle import INFO_FILE, load_bundle
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
 
 from . import metrics
 from .clinical import ID, read_clinical
-from .errors import UsageError
-from .runs import MAX_SLICES, RUN_FILE, load_run, patient_survival, risk_at
+from .errors import UsageError, existing
+from .runs import MAX_SLICES, load_run, patient_survival, risk_at
 from .store import Store, preprocessing_info
 
 RISK = "risk_"
@@ -30,25 +29,26 @@ def evaluate(
 
     Besides the metrics at each horizon: the integrated Brier score from the first to the last horizon, if there are
     several. Also writes calibration_<days>.csv for each, and calibration.png of the first. Warnings go to ``tell``.
+    Raises CNNSurvivalError if nobody died, or a horizon lies beyond the last follow-up.
     """
     from .report_figures import calibration_plot
 
-    output = ensure_output_folder(output)
     time, event = predictions["time_days"].to_numpy(float), predictions["event"].to_numpy() == 1
     if not event.any():
         raise CNNSurvivalError("None of the patients died; predictions cannot be scored on them.")
-    risks = {float(days): predictions[f"{RISK}{days:g}"].to_numpy(float) for days in horizons}
+    risks = {float(days): predictions[_column(days)].to_numpy(float) for days in horizons}
     with metrics.warnings_told(tell):
         rows = metrics.score_predictions(time, event, risks, bootstrap, seed)
         if len(risks) > 1:
             rows.append(metrics.integrated_brier_row(time, event, risks, bootstrap, seed))
+    output = ensure_output_folder(output)
     for number, (days, risk) in enumerate(risks.items()):
         table = metrics.calibration(time, event, risk, days)
-        write_csv(output / f"calibration_{days:g}.csv", tuple(table), table.itertuples(index=False))
+        write_csv(output / f"calibration_{_text(days)}.csv", tuple(table), _cells(table))
         if number == 0:
             calibration_plot(table, days, output / CALIBRATION_PICTURE)
     found = pd.DataFrame(rows, columns=metrics.COLUMNS)
-    write_csv(output / METRICS_FILE, metrics.COLUMNS, [[None if pd.isna(v) else v for v in r] for r in found.values])
+    write_csv(output / METRICS_FILE, metrics.COLUMNS, _cells(found))
     return found
 
 
@@ -59,14 +59,19 @@ def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFra
     column, and a risk that is not a number from 0 to 1.
     """
     table = read_clinical(path, what="predictions").reset_index()
-    columns = {_days(name): name for name in table if name.startswith(RISK) and _days(name) is not None}
+    named = [name for name in table if name.startswith(RISK) and _days(name) is not None]
+    columns = {_days(name): name for name in named}
     if not columns:
         raise UsageError(f"The table '{path}' has no column with risks, such as {RISK}547.875; it has: "
                          f"{', '.join(table)}.")  # fmt: skip
+    if len(columns) < len(named):
+        twice = next(name for name in named if columns[_days(name)] != name)
+        raise UsageError(f"The table '{path}' gives the risks at {_text(_days(twice))} days twice, in '{twice}' and "
+                         f"'{columns[_days(twice)]}'; keep one.")  # fmt: skip
     for days in horizons or []:
         if days not in columns:
-            known = ", ".join(f"{d:g}" for d in columns)
-            raise UsageError(f"The table '{path}' has no column {RISK}{days:g}; it has risks at {known} days.")
+            known = ", ".join(map(_text, columns))
+            raise UsageError(f"The table '{path}' has no column {_column(days)}; it has risks at {known} days.")
     chosen = list(horizons or columns)
     kept = table[[ID, "time_days", "event"]].copy()
     for days in chosen:
@@ -76,24 +81,38 @@ def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFra
             row = table[bad].iloc[0]
             raise UsageError(f"In the table '{path}' the patient '{row[ID]}' has {columns[days]} = "
                              f"'{row[columns[days]]}'; a risk is a number from 0 to 1.")  # fmt: skip
-        kept[f"{RISK}{days:g}"] = values
+        kept[_column(days)] = values
     return kept, chosen
 
 
 def predict_store(model, store: Store, horizons: Sequence[float], max_slices: int | None = None) -> pd.DataFrame:
     """The same table from a network, a run's or a bundle's folder, for a store's patients.
 
-    Raises UsageError for slices that were cut in another way than the network's.
+    Raises UsageError for slices that were cut in another way than the network's, a horizon beyond its last interval,
+    and a folder that holds no network.
     """
-    model = Path(model)
-    network = load_run(model) if (model / RUN_FILE).is_file() else load_bundle(model)
+    model = existing(model, "model")
+    network = load_bundle(model) if (model / INFO_FILE).is_file() else load_run(model)
     if preprocessing_info(network.preprocessing) != store.info["preprocessing"]:
         raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model '{model}'; "
                          "prepare the store with the model's settings.")  # fmt: skip
     count = max_slices or getattr(network, "max_slices", MAX_SLICES)
     survival = patient_survival(network.weights, store, count)
-    risks = {f"{RISK}{days:g}": risk_at(survival, network.edges_days, days) for days in horizons}
+    risks = {_column(days): risk_at(survival, network.edges_days, days) for days in horizons}
     return pd.DataFrame({ID: store.patient_ids, "time_days": store.time, "event": store.event.astype(int), **risks})
+
+
+def _text(days: float) -> str:
+    return f"{days:.12g}"  # enough digits to find the column again
+
+
+def _column(days: float) -> str:
+    return f"{RISK}{_text(days)}"
+
+
+def _cells(table: pd.DataFrame) -> list[list]:
+    """The rows, None where there is no value."""
+    return [[None if pd.isna(value) else value for value in row] for row in table.itertuples(index=False)]
 
 
 def _days(column: str) -> float | None:

@@ -26,10 +26,11 @@ import pandas as pd
 from scipy.integrate import trapezoid
 
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.hazards import kaplan_meier
 
 METRICS = ("concordance", "ipa", "brier", "auc")
 COLUMNS = ("metric", "horizon_days", "value", "ci_low", "ci_high")
+ROUNDING = 1e-9
+BLOCK = 1000  # patients whose pairs are held in memory at once
 
 
 class MetricWarning(UserWarning):
@@ -48,13 +49,18 @@ def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
 
 def concordance(time, event, risk) -> float:
     """Harrell's concordance index: of the pairs in which one is known to die first, the share in which this one has
-    the higher risk; equal risks count half. NaN if there is no such pair."""
+    the higher risk; equal risks count half. NaN if there is no such pair.
+
+    time [n], days; event [n], 1 or True = died; risk [n]. This and all functions below raise CNNSurvivalError for
+    arrays of different lengths or without patients, events that are neither 0 nor 1, and values that are not finite.
+    """
     time, event, risk = _arrays(time, event, risk)
     return float(_concordance(time, event, risk, _once(time))[0])
 
 
 def brier(time, event, risk, horizon: float) -> float:
-    """Weighted mean of (died by the horizon - risk) ** 2; NaN where the weights are undefined."""
+    """Weighted mean of (died by the horizon - risk) ** 2; NaN if the last patient was censored before the horizon, as
+    nothing is known then of those who lived on."""
     time, event, risk = _arrays(time, event, risk)
     return float(_brier(time, event, risk, horizon, _once(time))[0])
 
@@ -66,8 +72,10 @@ def brier_null(time, event, horizon: float) -> float:
 
 
 def ipa(time, event, risk, horizon: float) -> float:
-    """Index of prediction accuracy, 1 - brier / brier_null: negative for a model that is worse than none."""
-    return 1 - brier(time, event, risk, horizon) / brier_null(time, event, horizon)
+    """Index of prediction accuracy, 1 - brier / brier_null: negative for a model that is worse than none; NaN if
+    nobody died by the horizon, or everybody."""
+    time, event, risk = _arrays(time, event, risk)
+    return float(_ipa(time, event, risk, horizon, _once(time))[0])
 
 
 def auc(time, event, risk, horizon: float) -> float:
@@ -96,15 +104,16 @@ def score_predictions(
     """Rows with the keys COLUMNS: every metric at every horizon of ``risks`` (horizon in days -> [n]).
 
     A metric that is undefined, in the data or in most resamples, has None for what cannot be given, and a warning
-    (MetricWarning) says so. Raises CNNSurvivalError for empty arrays or a horizon beyond the last follow-up.
+    (MetricWarning) says so. Raises CNNSurvivalError for arrays that ``concordance`` refuses, or a horizon beyond the
+    last follow-up.
     """
     rows = []
     for horizon, risk in risks.items():
         times, events, values = _arrays(time, event, risk)
         if not 0 < horizon < times.max():
             raise CNNSurvivalError(
-                f"Nobody was followed to the horizon of {horizon:g} days (the longest follow-up is {times.max():g} "
-                "days); choose an earlier one."
+                f"Nobody was followed beyond the horizon of {horizon:g} days (the longest follow-up is "
+                f"{times.max():g} days); choose an earlier one."
             )
         counts = resamples(len(times), bootstrap, seed)
         point, spread = (_all(times, events, values, horizon, c) for c in (_once(times), counts))
@@ -147,7 +156,8 @@ def calibration(time, event, risk, horizon: float, groups: int = 5) -> pd.DataFr
     """Predicted and observed risk in groups of equal size by predicted risk, lowest first.
 
     Columns group, patients, mean_predicted, observed (1 - Kaplan-Meier at the horizon), ci_low, ci_high (95 %, on the
-    log-log scale); NaN where the group's follow-up ends before the horizon.
+    log-log scale). observed is NaN where the last of the group was censored before the horizon; so is the interval,
+    and also where nobody or everybody died, as that scale has none then.
     """
     from lifelines import KaplanMeierFitter
 
@@ -157,12 +167,14 @@ def calibration(time, event, risk, horizon: float, groups: int = 5) -> pd.DataFr
         if not len(members):
             continue
         observed, low, high = np.nan, np.nan, np.nan
-        if time[members].max() >= horizon:
+        last = time[members] == time[members].max()
+        if time[members].max() >= horizon or event[members][last].all():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a group without deaths has no interval, and it says so at length
+                warnings.simplefilter("ignore")  # lifelines speaks at length of groups without deaths
                 fitted = KaplanMeierFitter().fit(time[members], event[members], timeline=[0.0, float(horizon)])
             observed = 1 - float(fitted.survival_function_.iloc[-1, 0])
-            high, low = (1 - float(value) for value in fitted.confidence_interval_.iloc[-1])
+            if 0 < observed < 1:
+                high, low = (1 - float(value) for value in fitted.confidence_interval_.iloc[-1])
         rows.append((number, len(members), float(risk[members].mean()), observed, low, high))
     return pd.DataFrame(rows, columns=["group", "patients", "mean_predicted", "observed", "ci_low", "ci_high"])
 
@@ -177,36 +189,44 @@ def resamples(patients: int, number: int, seed: int) -> np.ndarray:
 
 
 def _all(time, event, risk, horizon, counts) -> dict[str, np.ndarray]:
-    score, null = _brier(time, event, risk, horizon, counts), _brier_null(time, event, horizon, counts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        accuracy = np.where(null > 0, 1 - score / null, np.nan)
     return {
         "concordance": _concordance(time, event, risk, counts),
-        "ipa": accuracy,
-        "brier": score,
+        "ipa": _ipa(time, event, risk, horizon, counts),
+        "brier": _brier(time, event, risk, horizon, counts),
         "auc": _auc(time, event, risk, horizon, counts),
     }
 
 
 def _concordance(time, event, risk, counts) -> np.ndarray:
-    # Who is known to die before whom; of a death and a censoring on the same day, the death comes first.
-    first = event[:, None] & ((time[:, None] < time) | ((time[:, None] == time) & ~event))
-    return _share(counts, (first * _wins(risk, risk)) @ counts.T, first @ counts.T)
+    right, pairs = np.zeros(len(counts)), np.zeros(len(counts))
+    for start in range(0, len(time), BLOCK):
+        one = slice(start, start + BLOCK)
+        # Who is known to die before whom; of a death and a censoring on the same day, the death comes first.
+        earlier = (time[one, None] < time) | ((time[one, None] == time) & ~event)
+        first = event[one, None] & earlier
+        right += _sum_over_pairs(counts[:, one], first * _wins(risk[one], risk), counts)
+        pairs += _sum_over_pairs(counts[:, one], first, counts)
+    return _ratio(right, pairs)
 
 
 def _auc(time, event, risk, horizon, counts) -> np.ndarray:
-    case, control = event & (time <= horizon), time > horizon
-    if not case.any() or not control.any():
-        return np.full(len(counts), np.nan)
+    case, control = np.flatnonzero(event & (time <= horizon)), time > horizon
     # The controls share one weight, 1 / G(horizon), which cancels.
-    cases = counts[:, case] * _weights(time, event, horizon, counts)[:, case]
-    controls = counts[:, control]
-    return _share(cases, _wins(risk[case], risk[control]) @ controls.T, np.ones((case.sum(), 1)) * controls.sum(1))
+    cases, controls = (counts * _weights(time, event, horizon, counts))[:, case], counts[:, control]
+    right = np.zeros(len(counts))
+    for start in range(0, len(case), BLOCK):
+        one = slice(start, start + BLOCK)
+        right += _sum_over_pairs(cases[:, one], _wins(risk[case[one]], risk[control]), controls)
+    return _ratio(right, cases.sum(axis=1) * controls.sum(axis=1))
 
 
-def _share(counts, numerator, denominator) -> np.ndarray:
-    """sum over i of counts[b, i] * numerator[i, b], by the same with the denominator."""
-    top, bottom = (np.einsum("bi,ib->b", counts, x) for x in (numerator, denominator))
+def _sum_over_pairs(one, matrix, other) -> np.ndarray:
+    """sum over i, j of one[b, i] * matrix[i, j] * other[b, j]."""
+    return np.einsum("bi,ib->b", one, matrix @ other.T)
+
+
+def _ratio(top, bottom) -> np.ndarray:
+    """top / bottom, NaN where bottom is 0 or NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(bottom > 0, top / bottom, np.nan)
 
@@ -216,21 +236,29 @@ def _wins(one, other) -> np.ndarray:
     return (one[:, None] > other) + 0.5 * (one[:, None] == other)
 
 
+def _ipa(time, event, risk, horizon, counts) -> np.ndarray:
+    score, null = _brier(time, event, risk, horizon, counts), _brier_null(time, event, horizon, counts)
+    return 1 - _ratio(score, null)
+
+
 def _brier(time, event, risk, horizon, counts) -> np.ndarray:
-    died = event & (time <= horizon)
-    residual = (died - risk) ** 2  # [n], or [b, n] if each resample has its own risk
-    return (counts * _weights(time, event, horizon, counts) * residual).sum(axis=1) / counts.sum(axis=1)
+    """risk: [n], or [b, n] if each resample has its own."""
+    weights = counts * _weights(time, event, horizon, counts)
+    score = (weights * ((event & (time <= horizon)) - risk) ** 2).sum(axis=1)
+    return np.where(_known(weights, counts), score / counts.sum(axis=1), np.nan)
 
 
 def _brier_null(time, event, horizon, counts) -> np.ndarray:
-    risk = np.array([1 - _kaplan_meier_at(time, event, horizon, c) for c in counts])
-    return _brier(time, event, risk[:, None], horizon, counts)
+    # The Kaplan-Meier risk is the weighted share of deaths (Satten & Datta 2001): no second estimator is needed.
+    died = event & (time <= horizon)
+    risk = (counts * _weights(time, event, horizon, counts))[:, died].sum(axis=1) / counts.sum(axis=1)
+    # Where everybody died the rounding of 1 must not make the score of a constant risk other than 0.
+    return _brier(time, event, np.where(risk > 1 - ROUNDING, 1.0, risk)[:, None], horizon, counts)
 
 
-def _kaplan_meier_at(time, event, horizon, counts) -> float:
-    copies = counts.astype(int)
-    times, survival = kaplan_meier(np.repeat(time, copies), np.repeat(event, copies))
-    return float(np.append(1.0, survival)[np.searchsorted(times, horizon, side="right")])
+def _known(weights, counts) -> np.ndarray:
+    """Whether weights [b, n] stand for all patients: they sum to less if the last one was censored too early."""
+    return weights.sum(axis=1) > (1 - ROUNDING) * counts.sum(axis=1)
 
 
 def _weights(time, event, horizon, counts) -> np.ndarray:
@@ -247,11 +275,11 @@ def _weights(time, event, horizon, counts) -> np.ndarray:
 
 def _censoring(time, event, counts) -> tuple[np.ndarray, np.ndarray]:
     """(distinct times [k], G just after each [b, k]); a death on the day of a censoring comes before it."""
-    times, position = np.unique(time, return_inverse=True)
-    belongs = np.zeros((len(time), len(times)))
-    belongs[np.arange(len(time)), position] = 1.0
-    censored, died = counts @ (belongs * ~event[:, None]), counts @ (belongs * event[:, None])
-    at_risk = np.cumsum((censored + died)[:, ::-1], axis=1)[:, ::-1] - died
+    order = np.argsort(time, kind="stable")
+    times, starts = np.unique(time[order], return_index=True)
+    everybody = np.add.reduceat(counts[:, order], starts, axis=1)
+    censored = np.add.reduceat(counts[:, order] * ~event[order], starts, axis=1)
+    at_risk = np.cumsum(everybody[:, ::-1], axis=1)[:, ::-1] - (everybody - censored)
     with np.errstate(divide="ignore", invalid="ignore"):
         return times, np.cumprod(np.where(at_risk > 0, 1 - censored / at_risk, 1.0), axis=1)
 
@@ -261,10 +289,12 @@ def _censoring(time, event, counts) -> tuple[np.ndarray, np.ndarray]:
 
 def _arrays(time, event, risk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     time, risk = np.asarray(time, dtype=np.float64), np.asarray(risk, dtype=np.float64)
-    event = np.asarray(event).astype(bool)
+    event = np.asarray(event)
     if not len(time) or time.shape != event.shape or time.shape != risk.shape:
         raise CNNSurvivalError("Times, events and risks must be lists of the same length, with one patient or more.")
-    return time, event, risk
+    if not np.isin(event, (0, 1)).all() or not (np.isfinite(time) & (time >= 0) & np.isfinite(risk)).all():
+        raise CNNSurvivalError("Times and risks must be numbers, times 0 or more, and events 1 (died) or 0 (censored).")
+    return time, event.astype(bool), risk
 
 
 def _once(time) -> np.ndarray:

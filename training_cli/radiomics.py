@@ -57,7 +57,7 @@ def cohort_features(store: Store, cache, jobs: int = 1, tell: Callable[[str], No
     """
     _check_installed()
     cache = Path(cache)
-    done = pd.read_csv(cache, dtype={"patient_id": str}).set_index("patient_id") if cache.is_file() else pd.DataFrame()
+    done = _read_cache(cache)
     waiting = [patient for patient in store.patient_ids if patient not in done.index]
     with tqdm(total=len(waiting), desc="Radiomics", unit="case", file=sys.stderr, disable=None) as bar:
         for start in range(0, len(waiting), BATCH * jobs):
@@ -67,6 +67,14 @@ def cohort_features(store: Store, cache, jobs: int = 1, tell: Callable[[str], No
             write_csv(cache, ["patient_id", *done.columns], done.reset_index().itertuples(index=False))
             bar.update(len(batch))
     return done.loc[[patient for patient in store.patient_ids if patient in done.index]]
+
+
+def _read_cache(cache: Path) -> pd.DataFrame:
+    """What the file has, to the last digit, so that a run that goes on gives what one without a stop gives."""
+    if not cache.is_file():
+        return pd.DataFrame()
+    table = pd.read_csv(cache, dtype={"patient_id": str}, float_precision="round_trip")
+    return table.set_index("patient_id")
 
 
 def case_features(image, mask, segment: str | None = None) -> dict[str, float]:

@@ -17,7 +17,12 @@ predictions.csv, from this software or any other, has a row per patient with pat
 and a column risk_<days> per horizon, such as risk_365: the probability of death by then.
 
 FOLDER gets metrics.csv (concordance index, IPA, Brier score and AUC at each horizon, with 95 % intervals from
-resampling patients), calibration_<days>.csv and calibration.png (predicted against observed risk).
+resampling patients; the Brier score averaged over time, if there are several horizons), calibration_<days>.csv and,
+of the first horizon, calibration.png (predicted against observed risk). With --model also predictions.csv, the
+predicted risks.
+
+Patients who were censored are made up for by those who were followed longer (Kaplan-Meier weights), as in the R
+packages survival and riskRegression.
 """
 
 
@@ -42,6 +47,15 @@ def _run(options) -> int:
         options.parser.error("give either --predictions, or --model and --store")
     if (options.model is None) != (options.store is None):
         options.parser.error("--model and --store go together")
+    if options.model is None and (options.patients or options.part):
+        options.parser.error("--patients and --part go with --model")
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):  # the same numbers to the last bit on any number of cores
+        return _evaluate(options)
+
+
+def _evaluate(options) -> int:
     from CNNSurvivalLib.files import ensure_output_folder, write_csv
     from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 
