@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from CNNSurvivalLib.bundle import load_bundle, shipped_models_folder
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.network import weight_shapes
 from cohort_maker import make_store
 from training_cli.cli import main
 from training_cli.errors import UsageError
-from training_cli.store import open_store
+from training_cli.store import open_store, preprocessing_info
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -110,6 +112,23 @@ def test_fine_tuning_changes_the_last_layer_alone_and_learns(run, store, tmp_pat
     info = json.loads((folder / "run.json").read_text())
     assert info["epochs_done"] == 20 and info["losses"][-1] < info["losses"][0]
     assert info["parent"]["kind"] == "pretrain"
+
+
+def test_a_shipped_bundle_can_be_fine_tuned(store, tmp_path):
+    """On slices that are cut as its own were: the store says so here."""
+    bundle = load_bundle(shipped_models_folder() / "nsclc-balanced-pretrained")
+    own = tmp_path / "store"
+    shutil.copytree(store, own)
+    info = json.loads((own / "store.json").read_text())
+    info["preprocessing"] = preprocessing_info(bundle.preprocessing)
+    (own / "store.json").write_text(json.dumps(info))
+    tuned = tmp_path / "tuned"
+    assert main(["finetune", str(bundle.folder), str(own), "--output", str(tuned), "--epochs", "3"]) == 0
+    found = weights(tuned)
+    changed = {name for name in bundle.weights if not np.array_equal(found[name], bundle.weights[name])}
+    assert changed == {"output.weight", "output.bias"}
+    kept = json.loads((tuned / "run.json").read_text())["parent"]["cohort"]
+    assert kept["patients"] == bundle.info["cohorts"][0]["patients"]
 
 
 def test_fine_tuning_on_features_is_fine_tuning_through_the_network(run, store, tmp_path):

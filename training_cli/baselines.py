@@ -31,7 +31,7 @@ from CNNSurvivalLib.hazards import kaplan_meier
 
 from .errors import UsageError
 from .radiomics import cohort_features
-from .runs import MAX_SLICES, Run, patient_outputs
+from .runs import MAX_SLICES, Run, patient_outputs, risk_column
 from .splits import stratified_folds
 from .store import Store
 
@@ -253,7 +253,7 @@ def _filled(features: pd.DataFrame, medians: pd.Series) -> pd.DataFrame:
 
 def _predictions(model: CoxModel, features: pd.DataFrame, store: Store, horizons) -> pd.DataFrame:
     known = store.patients.loc[features.index]
-    risks = {f"risk_{days:g}": model.risk(features, float(days)) for days in horizons}
+    risks = {risk_column(days): model.risk(features, float(days)) for days in horizons}
     return pd.DataFrame({"patient_id": list(features.index), "time_days": known["time_days"].to_numpy(float),
                          "event": known["event"].to_numpy(int), **risks})  # fmt: skip
 

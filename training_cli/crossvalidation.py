@@ -16,7 +16,7 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, exponential_edges
 
 from .metrics import score_predictions, warnings_told
-from .runs import MAX_SLICES, Run, patient_survival, risk_at
+from .runs import MAX_SLICES, Run, patient_survival, risk_at, risk_column
 from .splits import stratified_folds
 from .store import Store
 from .training import PAPER, Settings, fit_last_layer, pretrain
@@ -52,7 +52,7 @@ def crossvalidate(
         parts.append(_run_fold(store, held_out, output / f"fold-{fold + 1}", settings, epochs, max_slices,
                                horizon_days, tell).assign(fold=fold + 1))  # fmt: skip
     predictions = pd.concat(parts, ignore_index=True)
-    risk = f"risk_{horizon_days:g}"
+    risk = risk_column(horizon_days)
     columns = ("patient_id", "time_days", "event", "fold", "epoch", risk)
     write_csv(output / PREDICTIONS_FILE, columns, predictions[list(columns)].itertuples(index=False))
     rows = []
@@ -81,7 +81,7 @@ def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices
     def predict(weights: dict) -> pd.DataFrame:
         risk = risk_at(patient_survival(weights, test, max_slices), edges, horizon_days)
         return pd.DataFrame({"patient_id": test.patient_ids, "time_days": test.time, "event": test.event.astype(int),
-                             f"risk_{horizon_days:g}": risk})  # fmt: skip
+                             risk_column(horizon_days): risk})  # fmt: skip
 
     def after_epoch(epoch: int, weights: Callable[[], dict]) -> None:
         if epoch in epochs[:-1]:

@@ -14,7 +14,7 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv
 from . import metrics
 from .clinical import ID, read_clinical
 from .errors import UsageError, existing
-from .runs import MAX_SLICES, load_run, patient_survival, risk_at
+from .runs import MAX_SLICES, load_run, patient_survival, risk_at, risk_column
 from .store import Store, preprocessing_info
 
 RISK = "risk_"
@@ -36,7 +36,7 @@ def evaluate(
     time, event = predictions["time_days"].to_numpy(float), predictions["event"].to_numpy() == 1
     if not event.any():
         raise CNNSurvivalError("None of the patients died; predictions cannot be scored on them.")
-    risks = {float(days): predictions[_column(days)].to_numpy(float) for days in horizons}
+    risks = {float(days): predictions[risk_column(days)].to_numpy(float) for days in horizons}
     with metrics.warnings_told(tell):
         rows = metrics.score_predictions(time, event, risks, bootstrap, seed)
         if len(risks) > 1:
@@ -71,7 +71,7 @@ def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFra
     for days in horizons or []:
         if days not in columns:
             known = ", ".join(map(_text, columns))
-            raise UsageError(f"The table '{path}' has no column {_column(days)}; it has risks at {known} days.")
+            raise UsageError(f"The table '{path}' has no column {risk_column(days)}; it has risks at {known} days.")
     chosen = list(horizons or columns)
     kept = table[[ID, "time_days", "event"]].copy()
     for days in chosen:
@@ -81,7 +81,7 @@ def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFra
             row = table[bad].iloc[0]
             raise UsageError(f"In the table '{path}' the patient '{row[ID]}' has {columns[days]} = "
                              f"'{row[columns[days]]}'; a risk is a number from 0 to 1.")  # fmt: skip
-        kept[_column(days)] = values
+        kept[risk_column(days)] = values
     return kept, chosen
 
 
@@ -98,7 +98,7 @@ def predict_store(model, store: Store, horizons: Sequence[float], max_slices: in
                          "prepare the store with the model's settings.")  # fmt: skip
     count = max_slices or getattr(network, "max_slices", MAX_SLICES)
     survival = patient_survival(network.weights, store, count)
-    risks = {_column(days): risk_at(survival, network.edges_days, days) for days in horizons}
+    risks = {risk_column(days): risk_at(survival, network.edges_days, days) for days in horizons}
     return pd.DataFrame({ID: store.patient_ids, "time_days": store.time, "event": store.event.astype(int), **risks})
 
 

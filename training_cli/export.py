@@ -141,6 +141,7 @@ def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, ca
             "kaplan_meier": monthly_kaplan_meier(reference_store.time, reference_store.event, run.edges_days),
             "risk_quantiles": np.percentile(risk, np.arange(101)).tolist(),
         },
+        "input_ranges": _input_ranges(stores, max_slices),
         "self_test": {
             "images": encode_images(images),
             "hazards": NumpyEngine(run.weights).hazards(images).tolist(),
@@ -148,6 +149,17 @@ def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, ca
         "card": _card_info(run, reference_store, card, cohorts, metrics, test_store, calibration, risk_time),
         "training": _training_info(run.info),
     }
+
+
+def _input_ranges(stores: list[Store], max_slices: int) -> dict:
+    """1st and 99th percentile over the patients of the trainings: outside, the model has hardly seen the like."""
+    largest = np.concatenate([store.patients["largest_area_px"].to_numpy(float) for store in stores])
+    intensity = np.concatenate([
+        [store.slices.loc[store.rows(patient, max_slices), "mean_intensity"].mean() for patient in store.patient_ids]
+        for store in stores
+    ])  # fmt: skip
+    values = {"largest_area_px": largest, "mean_intensity": intensity}
+    return {name: np.percentile(value, (1, 99)).tolist() for name, value in values.items()}
 
 
 def _stages(run_info: dict) -> list[dict]:
@@ -209,7 +221,7 @@ def _reference_label(run: Run, store: Store, card: dict) -> str:
     for stage in reversed(_stages(run.info)):
         if _same_cohort(stage, store):
             key = STAGES[stage["kind"]][0]
-            return f"{count} patients of {_cohort_texts(card, key)['name']}, the {key} cohort"
+            return f"{count} patients of {_cohort_texts(card, key)['name']}"
     raise UsageError(
         f"The {count} patients of the store '{store.folder}' are not those that the network was trained on; say in "
         "the card's reference_label who they are, or give the training cohort (with --patients and --part)."

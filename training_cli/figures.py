@@ -67,15 +67,15 @@ def _draw_curve(axes, p: Prediction) -> None:
 
 
 def _mark_risk_time(axes, p: Prediction) -> None:
-    """S at the risk time; the text is where a falling curve is not: above and right, or below and left of it."""
+    """S at the risk time; the text is where a falling curve is not: above and right of it, or near the bottom."""
     month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
     axes.plot([month, month, 0], [0, value, value], color=ACCENT, lw=1, ls=(0, (4, 3)), zorder=3)
     axes.plot(month, value, "o", color=ACCENT, ms=7, mec="white", mew=1.4, zorder=6)
     above = value < 0.62  # higher up is the legend
     axes.annotate(
-        f"{value:.0%} alive at {month:g} months", (month, value), xytext=(11, 9) if above else (-10, -10),
-        textcoords="offset points", color=ACCENT, fontsize=11, fontweight="bold", va="bottom" if above else "top",
-        ha="left" if above else "right", zorder=7,
+        f"{value:.0%} alive at {month:g} months", (month, value if above else 0.03),
+        xytext=(11, 9) if above else (6, 0), textcoords="offset points", color=ACCENT, fontsize=11, fontweight="bold",
+        va="bottom", ha="left", zorder=7,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"},
     )  # fmt: skip
 

@@ -206,7 +206,9 @@ def interval_plot(
     paper: label -> the article's value for it, a hollow mark.
     """
     paper = dict(paper or {})
-    figure = _blank_figure(7.2, 1.35 + 0.4 * len(rows))
+    labels = [textwrap.fill(label, 26) for label, *_ in rows]
+    most_lines = max((label.count("\n") + 1 for label in labels), default=1)
+    figure = _blank_figure(7.2, 1.35 + (0.2 + 0.18 * most_lines) * len(rows))
     axes = figure.add_subplot()
     _style(axes)
     if neutral is not None:
@@ -224,7 +226,7 @@ def interval_plot(
     if paper:
         axes.plot([], [], "D", color="white", mec=CAUTION, mew=1.4, ms=6, lw=0, label="in the article, on its patients")
     axes.plot([], [], "o", color=ACCENT, mec="white", ms=7, lw=0, label="value, 95 % interval")
-    axes.set_yticks(places, [textwrap.fill(label, 26) for label, *_ in rows])
+    axes.set_yticks(places, labels)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.06)
     axes.grid(axis="y", visible=False)

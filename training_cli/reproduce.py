@@ -28,7 +28,7 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from . import baselines, crossvalidation, export, metrics, prepare, training
 from .clinical import read_clinical
 from .errors import UsageError
-from .runs import Run, patient_survival, risk_at
+from .runs import Run, patient_survival, risk_at, risk_column
 from .splits import split_patients
 from .store import STORE_FILE, Store, open_store
 from .study import Network, Study
@@ -273,7 +273,7 @@ def network_predictions(run: Run, store: Store, horizons, max_slices: int) -> pd
     """patient_id, time_days, event and a risk column per horizon, of a store's patients."""
     survival = patient_survival(run.weights, store, max_slices)
     table = {"patient_id": store.patient_ids, "time_days": store.time, "event": store.event.astype(int)}
-    risks = {f"risk_{days:g}": risk_at(survival, run.edges_days, days) for days in horizons}
+    risks = {risk_column(days): risk_at(survival, run.edges_days, days) for days in horizons}
     return pd.DataFrame({**table, **risks})
 
 
@@ -294,7 +294,7 @@ def _test(place: Workplace, predictions: dict[str, pd.DataFrame]) -> tuple[pd.Da
 
 
 def _arrays(place: Workplace, table: pd.DataFrame):
-    risks = {float(days): table[f"risk_{days:g}"].to_numpy() for days in place.study.horizons_days}
+    risks = {float(days): table[risk_column(days)].to_numpy() for days in place.study.horizons_days}
     return table["time_days"].to_numpy(float), table["event"].to_numpy() == 1, risks
 
 
@@ -306,7 +306,7 @@ def _score(place: Workplace, time, event, risks) -> list[dict]:
 def _differences(place: Workplace, name: str, one: pd.DataFrame, volume: pd.DataFrame) -> list[dict]:
     """Paired, so on the patients that both models predict."""
     both = one.merge(volume, on=("patient_id", "time_days", "event"), suffixes=("", "_volume"))
-    risk = f"risk_{place.horizon:g}"
+    risk = risk_column(place.horizon)
     time, event = both["time_days"].to_numpy(float), both["event"].to_numpy() == 1
     risks = both[risk].to_numpy(), both[f"{risk}_volume"].to_numpy()
     with metrics.warnings_told(place.tell):

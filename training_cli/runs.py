@@ -12,11 +12,12 @@ and, while it is not finished, ``checkpoint.npz`` instead of the first two.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from CNNSurvivalLib.bundle import INFO_FILE, Bundle, load_bundle
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import atomic_write, write_csv, write_json
@@ -29,6 +30,11 @@ from .store import Store
 
 RUN_FILE, MODEL_FILE, LOSSES_FILE, CHECKPOINT_FILE = "run.json", "model.npz", "losses.csv", "checkpoint.npz"
 MAX_SLICES = 20  # of a patient's best slices, for the patient's curve
+
+
+def risk_column(days: float) -> str:
+    """The column of a table of predictions with the risk by that day; enough digits to find it again."""
+    return f"risk_{days:.12g}"
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,13 @@ class Run:
 
 
 def load_run(folder) -> Run:
-    """Open a finished run. Raises UsageError for a folder that is none, CNNSurvivalError for a damaged one."""
+    """Open a finished run, or a bundle as if it were one.
+
+    Raises UsageError for a folder that is neither, CNNSurvivalError for a damaged one.
+    """
     folder = Path(folder)
+    if (folder / INFO_FILE).is_file():
+        return _run_of_bundle(load_bundle(folder))
     if not (folder / RUN_FILE).is_file():
         unfinished = (folder / CHECKPOINT_FILE).is_file()
         raise UsageError(
@@ -69,6 +80,25 @@ def load_run(folder) -> Run:
     if {name: array.shape for name, array in weights.items()} != shapes:
         raise CNNSurvivalError(f"The run '{folder}' is damaged ({MODEL_FILE} is not the network's); train it again.")
     return Run(folder, info, weights)
+
+
+def _run_of_bundle(bundle: Bundle) -> Run:
+    """A shipped network, to be trained on. Its patients are not in the bundle, their number is."""
+    info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
+    cut = {f.name: bundle.info["preprocessing"][f.name] for f in fields(Preprocessing)}
+    return Run(bundle.folder, {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut},
+               bundle.weights)  # fmt: skip
+
+
+def _with_store(training: dict, cohort: dict) -> dict:
+    """What bundle.json says of a training as run.json says it; bundles of others may say less."""
+    known = {"patients": cohort["patients"], "deaths": cohort["events"], "slices": cohort["slices"],
+             "slices_kept": cohort["slices"], "patients_kept": cohort["patients"]}  # fmt: skip
+    info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training}
+    info["store"] = {"sha256": info.pop("store_sha256", ""), "patients": []}
+    if "parent" in info:
+        info["parent"] = _with_store(info["parent"], cohort)
+    return info
 
 
 def save_run(folder, info: dict, weights: dict) -> Run:

@@ -17,7 +17,7 @@ from . import metrics, report_figures
 from .readers import read_case
 from .report import Figure, Report, Section, Table, write_report
 from .reproduce import FINETUNE, TEST, Outcome, Workplace, network_predictions
-from .runs import patient_survival
+from .runs import patient_survival, risk_column
 from .store import Store
 
 # Zhang et al. 2020, Table 1 and text: concordance and IPA at 18 months on 30 patients with PDAC
@@ -147,9 +147,10 @@ def _training(outcome: Outcome, figures: Path) -> Section:
         path = report_figures.learning_curves(losses, figures / f"learning_{title.lower()}.png")
         items.append(Figure(f"{title}: learning curves", path, "Mean loss of each epoch, on the slices learned from; "
                             "in pretraining with dropout."))  # fmt: skip
-    rows = [[network.title, departure] for network in networks
-            for departure in outcome.runs[network.id][0].info["departures"] or ["none"]]  # fmt: skip
-    items.append(Table("Departures from the paper in pretraining", ["Network", "Departure"], rows, "", "departures"))
+    rows = [[network.title, title, departure] for network in networks
+            for run, title in zip(outcome.runs[network.id], ("pretraining", "fine-tuning"))
+            for departure in run.info["departures"] or ["none"]]  # fmt: skip
+    items.append(Table("Departures from the paper", ["Network", "Stage", "Departure"], rows, "", "departures"))
     return Section("Training", items)
 
 
@@ -157,7 +158,7 @@ def _risk_groups(outcome: Outcome, figures: Path) -> Section:
     place, items = outcome.workplace, []
     for network in place.study.networks:
         tuned = outcome.runs[network.id][1]
-        column = f"risk_{place.horizon:g}"
+        column = risk_column(place.horizon)
         own = network_predictions(tuned, place.second_part(FINETUNE), [place.horizon], place.max_slices)
         table, cut = outcome.predictions[network.id], float(own[column].median())
         time, event, risk = table["time_days"].to_numpy(float), table["event"].to_numpy() == 1, table[column].to_numpy()
@@ -270,8 +271,9 @@ def _area_alone(outcome: Outcome) -> pd.DataFrame:
 
 def _reasons(store: Store) -> dict[str, int]:
     """The reasons without the numbers and names that differ from case to case."""
-    reasons = store.rejected["reason"].str.replace(r"'[^']*'|\d+(\.\d+)?", "…", regex=True).str.split(";").str[0]
-    return reasons.value_counts().to_dict()
+    numbers_and_names = r"'[^']*'|\S*[/\\]\S*|\d+(\.\d+)?"
+    reasons = store.rejected["reason"].str.replace(numbers_and_names, "…", regex=True)
+    return reasons.str.split(";").str[0].value_counts().to_dict()
 
 
 def _table(title: str, table: pd.DataFrame, name: str) -> Table:
@@ -310,7 +312,7 @@ def _survival_pair(outcome: Outcome, figures: Path) -> Path | None:
     store, table = place.second_part(TEST), outcome.predictions[outcome.preferred]
     survival = patient_survival(run.weights, store, place.max_slices)
     time, event = table["time_days"].to_numpy(float), table["event"].to_numpy() == 1
-    risk = table[f"risk_{place.horizon:g}"].to_numpy()
+    risk = table[risk_column(place.horizon)].to_numpy()
     chosen = []
     for group in (event & (time <= EIGHTEEN_MONTHS_DAYS), time > EIGHTEEN_MONTHS_DAYS):
         members = np.flatnonzero(group)

@@ -102,10 +102,15 @@ class Bundle:
         return float(np.interp(risk, quantiles, percent))
 
     @property
+    def input_ranges(self) -> dict:
+        """largest_area_px and mean_intensity -> [1st, 99th percentile of the training patients]; {} if not known."""
+        return self.info.get("input_ranges", {})
+
+    @property
     def self_test(self) -> tuple[np.ndarray, np.ndarray]:
         """(uint8 [n, crop, crop], hazards [n, m]): an input made for the purpose and what the model says of it."""
         test = self.info["self_test"]
-        return _decode_images(test["images"], self.preprocessing.crop_px), np.array(test["hazards"], dtype=np.float64)
+        return decode_images(test["images"], self.preprocessing.crop_px), np.array(test["hazards"], dtype=np.float64)
 
 
 def shipped_models_folder() -> Path:
@@ -264,11 +269,11 @@ def _npz(arrays: dict) -> bytes:
     return buffer.getvalue()
 
 
-def _decode_images(text: str, size: int) -> np.ndarray:
-    """Undo encode_images; raises ValueError for anything else. Unpacks no more than 64 images."""
+def decode_images(text: str, size: int, limit: int = 64) -> np.ndarray:
+    """Undo encode_images; raises ValueError for anything else. Unpacks no more than ``limit`` images."""
     unpack = zlib.decompressobj()
     try:
-        data = unpack.decompress(base64.b64decode(text, validate=True), 64 * size * size)
+        data = unpack.decompress(base64.b64decode(text, validate=True), limit * size * size)
     except zlib.error as error:
         raise ValueError("not compressed images") from error
     if not data or len(data) % (size * size) or unpack.unconsumed_tail:
@@ -420,7 +425,7 @@ def _check_together(info: dict, folder: Path) -> None:
     if not falls or km["time_days"][0] != 0 or survival[0] != 1:
         raise _broken(folder, f"in its {INFO_FILE} the Kaplan-Meier curve does not fall from 1 at day 0")
     try:
-        images = _decode_images(info["self_test"]["images"], info["preprocessing"]["crop_px"])
+        images = decode_images(info["self_test"]["images"], info["preprocessing"]["crop_px"])
     except ValueError as error:
         raise _broken(folder, f"in its {INFO_FILE} the field 'self_test.images' is damaged") from error
     hazards = info["self_test"]["hazards"]

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 
 from . import __version__
-from .bundle import Bundle
+from .bundle import Bundle, decode_images, encode_images
 from .engines import create_engine
 from .errors import CNNSurvivalError
 from .hazards import MONTH_DAYS, median_survival, restricted_mean_survival, survival_at, survival_function
@@ -21,6 +21,7 @@ HORIZONS_MONTHS = (6, 12, 18, 24, 36)
 SPREAD_PERCENTILES = (10, 90)
 FEW_SLICES = 3  # a curve from fewer gets a warning
 WIDE_SPREAD = 0.4  # so does one whose slices differ by more than this in S at the risk time
+COARSE = 1.7  # so does a CT whose pixels or slices are so many times as large as those that the model was trained on
 RESEARCH_USE_ONLY = "Research use only. Not for diagnosis, prognosis or treatment decisions."
 
 Progress = Callable[[str, float], None]
@@ -30,20 +31,23 @@ Progress = Callable[[str, float], None]
 class Prediction:
     """What the model says of one tumour. n slices used, m intervals, days throughout.
 
-    slices: the slices used, best first. hazards [n, m], slice_survival [n, m + 1]: each slice's own.
+    slices: the slices that the network saw, best first. hazards [n, m], slice_survival [n, m + 1]: each slice's own.
+    used: bool [n], the slices that the curve is made of: all, unless the user left some out.
     time_days [m + 1]: the interval edges from 0. survival [m + 1]: the patient's S, the mean of the slice curves.
     survival_low, survival_high [m + 1]: 10th and 90th percentile over slices, which is how far the slices agree
     and not a confidence interval.
-    horizon_survival [5]: S at horizons_months; NaN beyond the last interval.
+    horizon_survival [h]: S at horizons_months; NaN beyond the last interval.
     risk: 1 - S at the bundle's risk time (18 months), slice_risk [n]: the same per slice.
     risk_percentile: percent of the reference cohort with a lower risk.
     median_survival_days: None where S stays above 0.5. rmst_days: mean days lived up to rmst_horizon_days.
+    input_warnings: those of the warnings that came with the input.
     """
 
     bundle: Bundle
     slices: RankedSlices
     hazards: np.ndarray
     slice_survival: np.ndarray
+    used: np.ndarray
     time_days: np.ndarray
     survival: np.ndarray
     survival_low: np.ndarray
@@ -57,7 +61,12 @@ class Prediction:
     rmst_days: float
     rmst_horizon_days: float
     warnings: Tuple[str, ...]
+    input_warnings: Tuple[str, ...]
     provenance: dict
+
+    @property
+    def slices_used(self) -> int:
+        return int(self.used.sum())
 
     @property
     def sentence(self) -> str:
@@ -82,7 +91,7 @@ class Prediction:
             ("Median survival", median_text(self)),
             (f"Mean survival within {horizon:.0f} months", f"{self.rmst_days / MONTH_DAYS:.1f} months"),
             ("Risk percentile in reference cohort", f"{self.risk_percentile:.0f}%"),
-            ("Slices used", f"{len(self.slices)} of {self.slices.roi_slices} with tumour"),
+            ("Slices used", f"{self.slices_used} of {self.slices.roi_slices} with tumour"),
             ("Model", self.bundle.id),
         ]
 
@@ -96,14 +105,16 @@ def predict(
     *,
     min_roi_px: Optional[int] = None,
     max_slices: Optional[int] = None,
+    horizons_months=HORIZONS_MONTHS,
     input_warnings=(),
     progress: Optional[Progress] = None,
 ) -> Prediction:
     """Predict survival from a CT and a tumour mask.
 
     hu, mask [k, j, i] and ijk_to_ras as in ``slices.extract_slices``. engine: from ``engines.create_engine``; None
-    takes the built-in one. min_roi_px and max_slices override the bundle's. input_warnings: what whoever read the
-    input has to say, put before our own. progress(step, fraction) is told each step, and may raise Cancelled.
+    takes the built-in one. min_roi_px and max_slices override the bundle's. horizons_months: when S is asked for.
+    input_warnings: what whoever read the input has to say, put before our own. progress(step, fraction) is told each
+    step, and may raise Cancelled.
 
     Raises CNNSurvivalError as extract_slices does, and for min_roi_px or max_slices below 1.
     """
@@ -119,29 +130,44 @@ def predict(
     hazards = engine.hazards(slices.images, lambda fraction: report("Running the network", 0.2 + 0.75 * fraction))
     report("Drawing the curve", 0.95)
     provenance = _provenance(bundle, engine, preprocessing, count)
-    return aggregate(bundle, slices, hazards, provenance, tuple(input_warnings))
+    return aggregate(bundle, slices, hazards, provenance, tuple(input_warnings), horizons_months=horizons_months)
 
 
-def aggregate(bundle: Bundle, slices: RankedSlices, hazards, provenance: dict, input_warnings=()) -> Prediction:
-    """The patient's prediction from the hazards [n, m] of its n slices: the mean of the slice curves (SPEC)."""
+def aggregate(
+    bundle: Bundle,
+    slices: RankedSlices,
+    hazards,
+    provenance: dict,
+    input_warnings=(),
+    used=None,
+    horizons_months=HORIZONS_MONTHS,
+) -> Prediction:
+    """The patient's prediction from the hazards [n, m] of its n slices: the mean of the slice curves (SPEC).
+
+    used: bool [n], which slices to make the curve of; None for all. Raises CNNSurvivalError if there is none of them.
+    """
     edges, risk_time = bundle.edges_days, bundle.risk_time_days
+    used = np.ones(len(slices), dtype=bool) if used is None else np.asarray(used, dtype=bool)
+    if not used.any():
+        raise CNNSurvivalError("All slices are left out; tick at least one.")
     slice_survival = survival_function(hazards)
-    survival = slice_survival.mean(axis=0)
-    low, high = np.percentile(slice_survival, SPREAD_PERCENTILES, axis=0)
+    survival = slice_survival[used].mean(axis=0)
+    low, high = np.percentile(slice_survival[used], SPREAD_PERCENTILES, axis=0)
     risk = float(1 - survival_at(survival, edges, risk_time))
     slice_risk = 1 - survival_at(slice_survival, edges, risk_time)
-    warnings = (*input_warnings, *slices.warnings, *_warnings(bundle, slices, slice_risk, provenance))
+    warnings = (*input_warnings, *slices.warnings, *_warnings(bundle, slices, slice_risk, used, provenance))
     return Prediction(
         bundle=bundle,
         slices=slices,
         hazards=np.asarray(hazards, dtype=np.float64),
         slice_survival=slice_survival,
+        used=used,
         time_days=edges,
         survival=survival,
         survival_low=low,
         survival_high=high,
-        horizons_months=HORIZONS_MONTHS,
-        horizon_survival=survival_at(survival, edges, np.array(HORIZONS_MONTHS) * MONTH_DAYS),
+        horizons_months=tuple(horizons_months),
+        horizon_survival=survival_at(survival, edges, np.array(horizons_months) * MONTH_DAYS),
         risk=risk,
         slice_risk=slice_risk,
         risk_percentile=bundle.risk_percentile(risk),
@@ -149,8 +175,32 @@ def aggregate(bundle: Bundle, slices: RankedSlices, hazards, provenance: dict, i
         rmst_days=restricted_mean_survival(survival, edges),
         rmst_horizon_days=float(edges[-1]),
         warnings=tuple(dict.fromkeys(warnings)),
+        input_warnings=tuple(input_warnings),
         provenance=provenance,
     )
+
+
+def revise(prediction: Prediction, used=None, horizons_months=None) -> Prediction:
+    """The same prediction with other slices left out, or for other horizons; the network need not run again.
+
+    Raises CNNSurvivalError if no slice is used.
+    """
+    p = prediction
+    return aggregate(
+        p.bundle, p.slices, p.hazards, p.provenance, p.input_warnings, p.used if used is None else used,
+        p.horizons_months if horizons_months is None else horizons_months,
+    )  # fmt: skip
+
+
+def parse_horizons(text: str) -> tuple:
+    """Months from text such as "6, 12, 18": rising, each once. Raises CNNSurvivalError for anything else."""
+    try:
+        months = sorted({float(part) for part in text.replace(";", ",").split(",") if part.strip()})
+    except ValueError:
+        months = []
+    if not months or not all(0 < month <= 600 for month in months) or len(months) > 12:
+        raise CNNSurvivalError(f"'{text}' is not a list of months; write up to 12 numbers, such as 6, 12, 18.")
+    return tuple(int(month) if month == int(month) else month for month in months)
 
 
 # --- Tables: the same for CSV files and MRML nodes -----------------------------------------------------------
@@ -176,12 +226,13 @@ def horizon_table(prediction: Prediction) -> tuple[list[str], list[list]]:
 
 
 def slice_table(prediction: Prediction) -> tuple[list[str], list[list]]:
-    """(header, rows): the slices used in rank order; slice_index counts from 0 along the CT array's sliced axis."""
+    """(header, rows): the slices in rank order; slice_index counts from 0 along the CT array's sliced axis, and used is
+    0 for those that the user left out of the curve."""
     header = ["rank", "slice_index", "center_r_mm", "center_a_mm", "center_s_mm", "area_px", "area_mm2",
-              "mean_intensity", "area_rank", "intensity_rank", "risk"]  # fmt: skip
+              "mean_intensity", "area_rank", "intensity_rank", "risk", "used"]  # fmt: skip
     s = prediction.slices
     columns = (np.arange(1, len(s) + 1), s.slice_index, *s.center_ras.T, s.area_px, s.area_mm2, s.mean_intensity,
-               s.area_rank, s.intensity_rank, prediction.slice_risk)  # fmt: skip
+               s.area_rank, s.intensity_rank, prediction.slice_risk, prediction.used.astype(int))  # fmt: skip
     return header, _rows(columns)
 
 
@@ -198,7 +249,7 @@ def to_dict(prediction: Prediction) -> dict:
         "median_survival_days": p.median_survival_days,
         "rmst_days": p.rmst_days,
         "rmst_horizon_days": p.rmst_horizon_days,
-        "n_slices": len(p.slices),
+        "n_slices": p.slices_used,
         "n_slices_with_roi": p.slices.roi_slices,
         "warnings": list(p.warnings),
         "curve": _records(curve_table(p)),
@@ -208,6 +259,48 @@ def to_dict(prediction: Prediction) -> dict:
         ],
         "provenance": p.provenance,
     }
+
+
+# --- A prediction that can be taken up again ------------------------------------------------------------------
+
+_SLICE_ARRAYS = ("slice_index", "center_ras", "area_px", "area_mm2", "mean_intensity", "area_rank", "intensity_rank")
+
+
+def to_record(prediction: Prediction) -> dict:
+    """``to_dict`` and all else that ``from_record`` needs: the slices with their pixels, as text."""
+    p, s = prediction, prediction.slices
+    state = {name: getattr(s, name).tolist() for name in _SLICE_ARRAYS}
+    state.update(
+        images=encode_images(s.images), axis=s.axis, roi_slices=s.roi_slices, slice_warnings=list(s.warnings),
+        pixel_spacing_mm=list(s.pixel_spacing_mm), slice_spacing_mm=s.slice_spacing_mm, hazards=p.hazards.tolist(),
+        used=p.used.tolist(), horizons_months=list(p.horizons_months), input_warnings=list(p.input_warnings),
+    )  # fmt: skip
+    return {**to_dict(p), "state": state}
+
+
+def from_record(record: dict, bundle: Bundle) -> Optional[Prediction]:
+    """The prediction that ``to_record`` wrote; None where the record is damaged or of other weights."""
+    try:
+        if record["provenance"]["model_weights_sha256"] != bundle.sha256:
+            return None
+        state = record["state"]
+        images = decode_images(state["images"], bundle.preprocessing.crop_px, limit=len(state["slice_index"]))
+        slices = RankedSlices(
+            images=images,
+            axis=int(state["axis"]),
+            roi_slices=int(state["roi_slices"]),
+            warnings=tuple(state["slice_warnings"]),
+            pixel_spacing_mm=tuple(state["pixel_spacing_mm"]),
+            slice_spacing_mm=float(state["slice_spacing_mm"]),
+            **{name: np.array(state[name]) for name in _SLICE_ARRAYS},
+        )
+        hazards = np.array(state["hazards"], dtype=np.float64).reshape(len(images), -1)
+        return aggregate(
+            bundle, slices, hazards, record["provenance"], tuple(state["input_warnings"]), state["used"],
+            state["horizons_months"],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError, CNNSurvivalError):
+        return None
 
 
 def reference_survival_at(bundle: Bundle, time_days) -> np.ndarray:
@@ -228,10 +321,14 @@ def median_text(prediction: Prediction) -> str:
 # --- Inside ---------------------------------------------------------------------------------------------------
 
 
-def _warnings(bundle: Bundle, slices: RankedSlices, slice_risk: np.ndarray, provenance: dict):
-    if len(slices) < FEW_SLICES:
-        yield f"The curve rests on {len(slices)} slice{'s' if len(slices) > 1 else ''} only."
-    low, high = np.percentile(slice_risk, SPREAD_PERCENTILES)
+def _warnings(bundle: Bundle, slices: RankedSlices, slice_risk: np.ndarray, used: np.ndarray, provenance: dict):
+    count = int(used.sum())
+    if count < len(slices):
+        yield f"{len(slices) - count} of {len(slices)} slices were left out of the curve by the user."
+    if count < FEW_SLICES:
+        yield f"The curve rests on {count} slice{'s' if count > 1 else ''} only."
+    yield from _unlike_training(bundle, slices)
+    low, high = np.percentile(slice_risk[used], SPREAD_PERCENTILES)
     if high - low > WIDE_SPREAD:
         yield f"The slices disagree: their risks reach from {low:.0%} to {high:.0%} (10th to 90th percentile)."
     trained, used = bundle.preprocessing.min_roi_px, provenance["parameters"]["min_roi_px"]
@@ -239,6 +336,28 @@ def _warnings(bundle: Bundle, slices: RankedSlices, slice_risk: np.ndarray, prov
         yield (
             f"Slices with fewer than {trained} tumour pixels were used (minimum {used}); "
             "the model was trained on larger ones."
+        )
+
+
+def _unlike_training(bundle: Bundle, slices: RankedSlices):
+    """Where the input is not what the model learned from; the ranges are those of its training patients."""
+    values = {"largest_area_px": slices.area_px.max(), "mean_intensity": slices.mean_intensity.mean()}
+    words = {
+        "largest_area_px": ("The tumour's largest slice has", "pixels"),
+        "mean_intensity": ("The tumour's mean grey level is", "(of 0 to 255)"),
+    }
+    for name, (low, high) in bundle.input_ranges.items():
+        if name in words and not low <= values[name] <= high:
+            begin, unit = words[name]
+            yield f"{begin} {values[name]:.0f} {unit}; 98% of the training patients had {low:.0f} to {high:.0f}."
+    wanted = bundle.preprocessing
+    pixel = max(slices.pixel_spacing_mm)
+    if wanted.pixel_size_mm and pixel > COARSE * wanted.pixel_size_mm:
+        yield f"The CT's pixels are {pixel:.1f} mm wide; the model was trained on {wanted.pixel_size_mm:g} mm."
+    if wanted.slice_step_mm and slices.slice_spacing_mm > COARSE * wanted.slice_step_mm:
+        yield (
+            f"The CT's slices lie {slices.slice_spacing_mm:.1f} mm apart; the model was trained on slices "
+            f"{wanted.slice_step_mm:g} mm apart."
         )
 
 

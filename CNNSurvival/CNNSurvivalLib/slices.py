@@ -59,6 +59,7 @@ class RankedSlices:
     area_rank, intensity_rank: float [n], percentile ranks in (0, 1] among this tumour's usable slices, 1 = largest
     or brightest; slices are ordered by their mean.
     warnings: sentences for the user. roi_slices: how many slices hold any ROI at all.
+    pixel_spacing_mm: (rows, columns) of the CT as it is stored; slice_spacing_mm: between its axial planes.
     """
 
     images: np.ndarray
@@ -72,6 +73,8 @@ class RankedSlices:
     intensity_rank: np.ndarray
     warnings: Tuple[str, ...]
     roi_slices: int
+    pixel_spacing_mm: Tuple[float, float]
+    slice_spacing_mm: float
 
     def __len__(self) -> int:
         return len(self.images)
@@ -340,6 +343,8 @@ def _ranked(cuts: list, axes: _Axes, shape, scale, warnings: tuple, roi_slices: 
         intensity_rank=intensity_rank[order],
         warnings=warnings,
         roi_slices=roi_slices,
+        pixel_spacing_mm=tuple(float(size) for size in axes.pixel_spacing),
+        slice_spacing_mm=axes.slice_spacing,
     )
 
 

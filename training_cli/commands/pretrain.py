@@ -47,7 +47,8 @@ def add_pretrain(commands) -> None:
 def add_finetune(commands) -> None:
     summary = "train the last layer on a second cohort"
     command = add_command(commands, "finetune", _run_finetune, summary, FINETUNE_DESCRIPTION)
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a finished pretraining")
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a finished pretraining, or of a "
+                         "bundle")  # fmt: skip
     _add_store_options(command)
     _add_training_options(command, epochs=20)
 
