@@ -187,7 +187,7 @@ def test_self_test_covers_the_module():
 def listed(variable):
     text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8").replace("${MODULE_NAME}", "CNNSurvival")
     block = re.search(rf"set\({variable}\b(.*?)\n\s*\)", text, re.S).group(1)
-    return re.findall(r"[\w./-]+\.(?:py|png|ui|txt|json|npz)", block)
+    return re.findall(r"[\w./-]+\.(?:py|png|ui|txt|json|npz|md)", block)
 
 
 def test_cmake_lists_every_script():
