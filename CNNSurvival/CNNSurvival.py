@@ -1,7 +1,4 @@
-import logging
 import sys
-import time
-import traceback
 from typing import Annotated, Optional
 
 import qt
@@ -19,7 +16,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
+from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.selftest import SelfTest
 
 #
@@ -45,6 +42,26 @@ See more in the <a href="https://github.com/CNNSurvival/SlicerCNNSurvival">docum
 The network follows Zhang et al., BMC Medical Imaging 20:11 (2020); its survival likelihood Gensheimer and
 Narasimhan, PeerJ 7:e6257 (2019).
 """)
+        # The Sample Data module is there once Slicer has started.
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """A made-up patient in the Sample Data module, made on this computer when it is asked for."""
+    import os
+
+    import SampleData
+
+    icon = os.path.join(os.path.dirname(__file__), "Resources", "Icons", "CNNSurvival.png")
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="CNN Survival",
+        sampleName="CNNSurvivalPhantom",
+        thumbnailFileName=icon,
+        uris="",
+        fileNames="",
+        nodeNames="",
+        customDownloader=lambda source: CNNSurvivalLogic().loadSample()[0],
+    )
 
 
 #
@@ -62,6 +79,7 @@ class CNNSurvivalParameterNode:
     modelId - The model's name and version, as in Bundle.id; empty for the one that comes as default.
     minimumRoi - Slices with fewer tumour pixels are not used.
     maximumSlices - Only so many of the best slices are used.
+    horizons - The months at which S(t) is shown, with commas between.
     """
 
     volume: vtkMRMLScalarVolumeNode
@@ -70,6 +88,7 @@ class CNNSurvivalParameterNode:
     modelId: str
     minimumRoi: Annotated[int, WithinRange(1, 1000000)] = 250
     maximumSlices: Annotated[int, WithinRange(1, 10000)] = 20
+    horizons: str = "6, 12, 18, 24, 36"
 
 
 #
@@ -78,10 +97,10 @@ class CNNSurvivalParameterNode:
 
 
 class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel. It shows the parameter node and the result nodes of its inputs, and computes nothing."""
+    """The panel. It shows the parameter node and the result nodes of its inputs, and computes nothing.
 
-    # A second click within this time is the end of a double click on Predict, not a wish to cancel.
-    DOUBLE_CLICK_SECONDS = 0.5
+    Its parts (model, slices, comparison, explanation, export, batch) are in CNNSurvivalLib/widgets.
+    """
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -91,41 +110,53 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag = None
         self._updating = False  # while the panel is filled, its signals are not the user's
         self._guessedFor = ""  # ID of the CT for which the tumour was last looked for
-        self._models = []
-        self._running = False
-        self._cancelRequested = False
-        self._startedAt = 0.0
+        self._shown = (None, None)  # the record that is shown, as text, and its prediction
+        self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
 
     # --- Life of the panel
 
     def setup(self) -> None:
+        from CNNSurvivalLib.widgets.models import ModelSection
+        from CNNSurvivalLib.widgets.results import BatchSection, CompareSection, ExplainSection, ExportSection
+        from CNNSurvivalLib.widgets.runner import Runner
+        from CNNSurvivalLib.widgets.slices import SlicesSection
+
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/CNNSurvival.ui"))
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.ui.summaryTable.verticalHeader().hide()
+        self.ui.summaryTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        self.ui.summaryTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
 
         self.logic = CNNSurvivalLogic()
-        self._fillModels()
-        for table in (self.ui.summaryTable, self.ui.slicesTable):
-            table.verticalHeader().hide()
-            table.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        self.ui.summaryTable.horizontalHeader().setStretchLastSection(True)
+        self.runner = Runner(self.ui, self._onRunning)
+        self.models = ModelSection(self.ui, self.logic, self._onModelSelected)
+        self.slices = SlicesSection(self.ui, self._onUsedChanged)
+        self.compare = CompareSection(self.ui, self.logic, self._result)
+        shown = (self._prediction, self._volumeAndResult)
+        self.explain = ExplainSection(self.ui, self.logic, self.runner, self._engine, *shown)
+        self.export = ExportSection(self.ui, self.logic, self.runner, *shown)
+        self.batch = BatchSection(self.ui, self.logic, self.runner, lambda: self.models.bundle, self._options)
 
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.ui.segmentSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onSegmentationSelected)
         self.ui.segmentSelector.connect("currentSegmentChanged(QString)", self.onSegmentSelected)
-        self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelSelected)
+        self.ui.sampleButton.connect("clicked(bool)", self.onSampleButton)
         self.ui.predictButton.connect("clicked(bool)", self.onPredictButton)
         self.ui.showChartButton.connect("clicked(bool)", self.onShowChartButton)
+        self.ui.horizonsLineEdit.connect("editingFinished()", self.onHorizonsEdited)
 
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
-        self._cancelRequested = True
+        if self.logic:  # else setup failed
+            self.runner.cancel()
         self.setParameterNode(None)
         self.removeObservers()
 
@@ -133,8 +164,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        # The panel is filled again when the user comes back; a prediction under way goes on.
-        if not self._running:
+        # The panel is filled again when the user comes back; work under way goes on.
+        if not self.runner.running:
             self.setParameterNode(None)
 
     def onReload(self) -> None:
@@ -143,11 +174,12 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller, event) -> None:
-        self._cancelRequested = True
+        self.runner.cancel()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
-        self._showStatus("")
+        self._predictedFrom.clear()
+        self.runner.showStatus("")
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -176,24 +208,26 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._guessedFor = self._id(self._parameterNode.volume)
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
-        self._onParametersChanged()
+        if self.logic:
+            self._onParametersChanged()
 
     # --- Inputs
 
     def _guess(self) -> None:
         """Choose what is not chosen yet."""
         p = self._parameterNode
-        if not p or self._running:
+        if not p or self.runner.running:
             return
         with slicer.util.NodeModify(p):
-            if p.modelId not in self._modelIds():
-                self._setModel(next((bundle for _folder, bundle, _problem in self._models if bundle), None))
+            if not self.models.select(p.modelId):
+                self._setModel(next(iter(self.models.bundles), None))
             if not p.volume:
                 p.volume = self.logic.scene.guess_volume(slicer.mrmlScene)
             if not p.segmentation:
                 self._guessTumour()
             elif not self._segmentExists():
                 p.segmentId = self.logic.scene.guess_segment(p.segmentation)
+        self.ui.sampleButton.visible = not p.volume
 
     def _guessTumour(self) -> None:
         p = self._parameterNode
@@ -228,9 +262,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         removed = p.segmentId and not self._segmentExists()  # then the selector takes the first one that is left
         p.segmentId = self.logic.scene.guess_segment(p.segmentation) if removed else segmentId
 
-    def onModelSelected(self, index) -> None:
+    def onSampleButton(self, checked=False) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The sample case could not be made."), waitCursor=True):
+            self.logic.loadSample()
+
+    def _onModelSelected(self, bundle) -> None:
         if not self._updating and self._parameterNode:
-            self._setModel(self._bundle())
+            self._setModel(bundle)
             self._checkCanPredict()
 
     def _setModel(self, bundle) -> None:
@@ -239,24 +277,6 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._parameterNode.modelId = bundle.id
                 self._parameterNode.minimumRoi = bundle.preprocessing.min_roi_px
                 self._parameterNode.maximumSlices = bundle.max_slices
-
-    def _modelIds(self) -> list:
-        return [bundle.id if bundle else None for _folder, bundle, _problem in self._models]
-
-    def _fillModels(self) -> None:
-        self._models = self.logic.models()
-        self._updating = True
-        self.ui.modelComboBox.clear()
-        for folder, bundle, problem in self._models:
-            text = bundle.name if bundle else _("{name} (cannot be used)").format(name=folder.name)
-            self.ui.modelComboBox.addItem(text)
-            tip = problem or _("Reference cohort: {cohort}").format(cohort=bundle.reference_label)
-            self.ui.modelComboBox.setItemData(self.ui.modelComboBox.count - 1, tip, qt.Qt.ToolTipRole)
-        self._updating = False
-
-    def _bundle(self):
-        index = self.ui.modelComboBox.currentIndex
-        return self._models[index][1] if 0 <= index < len(self._models) else None
 
     # --- From the parameter node to the panel
 
@@ -279,15 +299,11 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.segmentSelector.setCurrentNode(p.segmentation)
         if p.segmentation:
             self.ui.segmentSelector.setCurrentSegmentID(p.segmentId)
-        if p.modelId in self._modelIds():
-            self.ui.modelComboBox.setCurrentIndex(self._modelIds().index(p.modelId))
+        self.models.select(p.modelId)
+        self.ui.sampleButton.visible = not p.volume
 
     def _checkCanPredict(self) -> None:
-        index = self.ui.modelComboBox.currentIndex
-        problem = self._models[index][2] if 0 <= index < len(self._models) else _("No model is installed.")
-        self.ui.modelProblemLabel.text = problem or ""
-        self.ui.modelProblemLabel.visible = bool(problem)
-        if self._running:
+        if self.runner.running:
             return
         p = self._parameterNode
         missing = [
@@ -296,7 +312,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 (_("a CT volume"), p and p.volume),
                 (_("a segmentation"), p and p.segmentation),
                 (_("the tumour's segment"), p and self._segmentExists()),
-                (_("a model that can be used"), self._bundle()),
+                (_("a model that can be used"), self.models.bundle),
             )
             if not present
         ]
@@ -310,6 +326,9 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showResult(self) -> None:
         result = self._result()
         self.ui.resultCollapsibleButton.visible = result is not None
+        self.slices.show(self._prediction())
+        for section in (self.compare, self.explain, self.export):
+            section.show()
         if result is None:
             return
         record = self.logic.scene.read_record(result)
@@ -318,73 +337,94 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.warningsLabel.text = "\n".join(warnings)
         self.ui.warningsLabel.visible = bool(warnings)
         self.ui.summaryTable.setMRMLTableNode(result.summary)
-        self.ui.slicesTable.setMRMLTableNode(result.slices)
+        before = self._predictedFrom.get(result.record.GetID())
+        self.ui.staleLabel.visible = before is not None and before != self._segmentTime()
 
     def _result(self):
         p = self._parameterNode
         return self.logic.scene.find_result(slicer.mrmlScene, p.volume, p.segmentation, p.segmentId) if p else None
 
-    def _showStatus(self, text: str) -> None:
-        self.ui.statusLabel.text = text
-        self.ui.statusLabel.visible = bool(text)
+    def _volumeAndResult(self) -> tuple:
+        return (self._parameterNode.volume if self._parameterNode else None), self._result()
 
-    # --- Predict and Cancel
+    def _prediction(self):
+        """The prediction that is shown, from its record; None where there is none, or its model is not at hand."""
+        result = self._result()
+        text = result.record.GetText() if result else None
+        if text is None or self._shown[0] != text:
+            found = self.logic.scene.read_prediction(result, self.models.bundles) if result else None
+            self._shown = (text, found)
+        return self._shown[1]
+
+    def _segmentTime(self) -> int:
+        """When the segment was last changed, in VTK's count of this session."""
+        return self.logic.scene.segment_time(self._parameterNode.segmentation, self._parameterNode.segmentId)
+
+    # --- Predict, and what can be changed afterwards
+
+    def _options(self) -> dict:
+        """What the panel says beside the inputs, as CNNSurvivalLogic.process takes it."""
+        p = self._parameterNode
+        return {
+            "minimumRoi": p.minimumRoi,
+            "maximumSlices": p.maximumSlices,
+            "horizons": p.horizons,
+            "engine": self._engine(),
+        }
+
+    def _engine(self):
+        return self.logic.engine(self.models.engineName, self.models.bundle)
 
     def onPredictButton(self, checked=False) -> None:
-        if not self._running:
-            self._predict()
-        elif time.monotonic() - self._startedAt > self.DOUBLE_CLICK_SECONDS:
-            self._cancelRequested = True
-            self.ui.predictButton.enabled = False
+        p = self._parameterNode
+        if not p:
+            return
+        result = self.runner.click(self.ui.predictButton, self._predict)
+        if result is not None:
+            self._predictedFrom[result.record.GetID()] = self._segmentTime()
+            self._onParametersChanged()
+            self.logic.showChart(result.chart)
+
+    def _predict(self, progress):
+        p = self._parameterNode
+        return self.logic.process(
+            p.volume, p.segmentation, p.segmentId, self.models.bundle, progress=progress, **self._options()
+        )
+
+    def _onRunning(self) -> None:
+        """Work has begun, or ended."""
+        running = self.runner.running
+        ui = self.ui
+        for section in (ui.inputsCollapsibleButton, ui.advancedCollapsibleButton, ui.resultCollapsibleButton,
+                        ui.slicesCollapsibleButton):  # fmt: skip
+            section.enabled = not running
+        for button in (ui.predictButton, ui.explainButton, ui.exportButton, ui.batchButton):
+            button.enabled = not running or self.runner.isRunning(button)
+        if not running:
+            self._onParametersChanged()
 
     def onShowChartButton(self, checked=False) -> None:
         result = self._result()
         if result:
-            self.logic.showChart(result)
+            self.logic.showChart(result.chart)
 
-    def _predict(self) -> None:
-        p = self._parameterNode
-        self._setRunning(True)
-        message, details = "", None
+    def onHorizonsEdited(self) -> None:
+        if self._parameterNode and self._prediction() is not None:
+            self._revise(horizons=self._parameterNode.horizons)
+
+    def _onUsedChanged(self, used) -> None:
+        self._revise(used=used)
+
+    def _revise(self, **changes) -> None:
+        p, result = self._parameterNode, self._result()
+        stale = self._predictedFrom.get(result.record.GetID())
         try:
-            result = self.logic.process(
-                p.volume, p.segmentation, p.segmentId, self._bundle(), minimumRoi=p.minimumRoi,
-                maximumSlices=p.maximumSlices, progress=self._onProgress,
-            )  # fmt: skip
-            self.logic.showChart(result)
-        except Cancelled:
-            self._showStatus(_("Cancelled. The scene is as it was."))
+            self.logic.revise(self._prediction(), p.volume, p.segmentation, p.segmentId, **changes)
+            self.runner.showStatus("")
         except CNNSurvivalError as error:
-            message = str(error)
-        except Exception as error:
-            logging.exception("Prediction failed")
-            message = _("The prediction failed because of an error in the software: {error}").format(error=error)
-            details = traceback.format_exc()
-        finally:
-            self._setRunning(False)
-        if message:
-            self._showStatus(message)
-            more = {"detailedText": details} if details else {}
-            slicer.util.errorDisplay(message, textFormat=qt.Qt.PlainText, **more)
-
-    def _setRunning(self, running: bool) -> None:
-        self._running, self._cancelRequested, self._startedAt = running, False, time.monotonic()
-        self.ui.predictButton.text = _("Cance&l") if running else _("&Predict survival")
-        for widget in (self.ui.inputsCollapsibleButton, self.ui.advancedCollapsibleButton):
-            widget.enabled = not running
-        self.ui.progressBar.visible = running
-        if running:
-            self._showStatus("")
-            self.ui.predictButton.toolTip = _("Stop, and leave the scene as it was.")
-        else:
-            self._onParametersChanged()
-
-    def _onProgress(self, step: str, fraction: float) -> None:
-        self.ui.progressBar.value = int(100 * fraction)
-        self.ui.progressBar.format = step + " (%p%)"
-        slicer.app.processEvents()
-        if self._cancelRequested:
-            raise Cancelled
+            self.runner.showStatus(str(error))
+        self._predictedFrom[result.record.GetID()] = stale
+        self._onParametersChanged()
 
     @staticmethod
     def _id(node) -> str:
@@ -397,35 +437,99 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
-    """What the panel does, for scripts: ``CNNSurvivalLogic().process(volume, segmentation, segmentId)``."""
+    """What the panel does, for scripts: ``CNNSurvivalLogic().process(volume, segmentation, segmentId)``.
+
+    progress(step, fraction), wherever it is taken, may raise Cancelled; the scene then stays as it was.
+    """
 
     def getParameterNode(self):
         return CNNSurvivalParameterNode(super().getParameterNode())
 
     def process(self, volume, segmentation, segmentId, bundle=None, minimumRoi=None, maximumSlices=None, engine=None,
-                progress=None):  # fmt: skip
+                progress=None, horizons=None):  # fmt: skip
         """Predict, and leave the result in the scene (CNNSurvivalLib.scene.Result); works without a window.
 
         bundle: from CNNSurvivalLib.bundle.load_bundle, None for the default model. minimumRoi, maximumSlices: None
-        for the model's own. engine: from CNNSurvivalLib.engines.create_engine, None for the built-in one.
-        progress(step, fraction) may raise Cancelled. Raises CNNSurvivalError where the inputs cannot be used; then,
-        and when cancelled, the scene stays as it was.
+        for the model's own. engine: from CNNSurvivalLib.engines.create_engine, None for the built-in one. horizons:
+        months as text, "6, 12, 18". Raises CNNSurvivalError where the inputs cannot be used; the scene then stays as
+        it was.
         """
         from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
+        from CNNSurvivalLib.prediction import parse_horizons
 
         bundle = bundle or load_bundle(default_bundle_folder())
         options = {"min_roi_px": minimumRoi, "max_slices": maximumSlices}
+        if horizons is not None:
+            options["horizons_months"] = parse_horizons(horizons)
         prediction = self.scene.predict_nodes(volume, segmentation, segmentId, bundle, engine, progress, **options)
         return self.scene.write_result(slicer.mrmlScene, prediction, volume, segmentation, segmentId)
 
-    def showChart(self, result) -> None:
-        slicer.modules.plots.logic().ShowChartInLayout(result.chart)
+    def revise(self, prediction, volume, segmentation, segmentId, used=None, horizons=None):
+        """Update the result for other slices (list of bool) or horizons; the network does not run again."""
+        from CNNSurvivalLib.prediction import parse_horizons, revise
 
-    def models(self) -> list:
-        """[(folder, Bundle or None, what is wrong with it or None)], the default first."""
+        months = None if horizons is None else parse_horizons(horizons)
+        revised = revise(prediction, used, months)
+        return self.scene.write_result(slicer.mrmlScene, revised, volume, segmentation, segmentId)
+
+    def explain(self, volume, result, prediction, engine=None, progress=None):
+        """(map of where the tumour raises or lowers the risk, a volume node beside the result; a sentence on it)."""
+        from CNNSurvivalLib.engines import create_engine
+        from CNNSurvivalLib.explain import occlusion_maps, on_ct_grid
+
+        maps = occlusion_maps(prediction, engine or create_engine("numpy", prediction.bundle), progress=progress)
+        values = on_ct_grid(maps, prediction, *self.scene.grid_of(volume))
+        return self.scene.write_explanation(slicer.mrmlScene, volume, values, result), maps.sentence
+
+    def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
+        """([paths written], [warnings]): report, picture, tables and, if ``scene``, all of the scene as .mrb."""
+        from CNNSurvivalLib.export import export_folder, export_scene
+
+        if progress:
+            progress(_("Writing files"), 0.1)
+        inputs = self.scene.read_record(result).get("inputs")
+        paths, warnings = export_folder(prediction, folder, inputs, patient)
+        if scene:
+            if progress:
+                progress(_("Saving the scene"), 0.5)
+            paths = [*paths, export_scene(folder)]
+        return paths, warnings
+
+    def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
+        """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.
+
+        onRow([patient, risk, median, outcome]): called for each. Returns a sentence that says what was done.
+        """
+        from CNNSurvivalLib.batch import run_panel_batch
+
+        return run_panel_batch(source, path, folder, bundle, options, onRow, progress)
+
+    def engine(self, name, bundle):
+        from CNNSurvivalLib.engines import create_engine
+
+        return create_engine(name, bundle) if bundle else None
+
+    def loadSample(self):
+        """(CT, segmentation): a made-up patient, made on this computer."""
+        from CNNSurvivalLib.sample import add_sample
+
+        return add_sample()
+
+    def showChart(self, chart) -> None:
+        slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+    def showExplanation(self, node) -> None:
+        """Over the CT in the slice views; None takes it away again."""
+        if node is None:
+            slicer.util.setSliceViewerLayers(foreground=None)
+        else:
+            slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=0.6)
+
+    def models(self, folders=()) -> list:
+        """[(folder, Bundle or None, what is wrong with it or None)] shipped and in folders, the default first."""
         from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, shipped_models_folder
 
-        models = find_bundles([shipped_models_folder()])
+        models = find_bundles([shipped_models_folder(), *folders])
         try:
             default = default_bundle_folder()
         except CNNSurvivalError:  # which one is the default is not said: the first will do

@@ -128,3 +128,77 @@ def test_progress_can_cancel(sphere, tiny_bundle):
 def test_options_below_one_are_refused(sphere, tiny_bundle, option):
     with pytest.raises(CNNSurvivalError, match="is 0; give 1 or more"):
         pr.predict(*sphere(), GEOMETRY, tiny_bundle, **{option: 0})
+
+
+# --- Taking a prediction up again -----------------------------------------------------------------------------
+
+
+def test_slices_that_are_left_out_do_not_count(prediction):
+    used = np.ones(len(prediction.slices), dtype=bool)
+    used[0] = False
+    revised = pr.revise(prediction, used)
+    np.testing.assert_allclose(revised.survival, prediction.slice_survival[1:].mean(axis=0))
+    assert any(f"1 of {len(used)} slices were left out" in text for text in revised.warnings)
+    assert pr.to_dict(revised)["n_slices"] == len(used) - 1
+    header, rows = pr.slice_table(revised)
+    assert [row[header.index("used")] for row in rows] == [0] + [1] * (len(used) - 1)
+    again = pr.revise(revised, np.ones(len(used), dtype=bool))
+    np.testing.assert_array_equal(again.survival, prediction.survival)
+    assert again.warnings == prediction.warnings
+    with pytest.raises(CNNSurvivalError, match="tick at least one"):
+        pr.revise(prediction, np.zeros(len(used), dtype=bool))
+
+
+def test_other_horizons(prediction):
+    revised = pr.revise(prediction, horizons_months=pr.parse_horizons("24; 3,6.5"))
+    assert revised.horizons_months == (3, 6.5, 24)
+    days = np.array([3, 6.5, 24]) * 30.4375
+    np.testing.assert_allclose(revised.horizon_survival, np.interp(days, revised.time_days, revised.survival))
+    assert revised.summary[1][0] == "Survival at 6.5 months"
+    np.testing.assert_array_equal(revised.survival, prediction.survival)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3", "6, nan", "0", "1e9", ",".join(map(str, range(1, 20)))])
+def test_horizons_that_are_none(text):
+    with pytest.raises(CNNSurvivalError, match="not a list of months"):
+        pr.parse_horizons(text)
+
+
+def test_a_record_brings_the_prediction_back(prediction, tiny_bundle):
+    used = np.arange(len(prediction.slices)) != 1
+    revised = pr.revise(prediction, used, (6, 18))
+    record = json.loads(json.dumps(pr.to_record(revised), allow_nan=False))
+    back = pr.from_record(record, tiny_bundle)
+    assert json.loads(json.dumps(pr.to_dict(back))) == json.loads(json.dumps(pr.to_dict(revised)))
+    assert back.same_slices(prediction)
+    np.testing.assert_allclose(back.slices.pixel_to_ras, prediction.slices.pixel_to_ras)
+
+
+@pytest.mark.parametrize("path, value", [
+    (("state", "images"), "no images"), (("state", "hazards"), []), (("state",), None),
+    (("provenance", "model_weights_sha256"), "0" * 64), (("state", "used"), [False]),
+])  # fmt: skip
+def test_a_record_that_is_damaged_or_of_another_model_is_none(prediction, tiny_bundle, path, value):
+    record = json.loads(json.dumps(pr.to_record(prediction)))
+    inner = record
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert pr.from_record(record, tiny_bundle) is None
+
+
+def test_unlike_the_training_there_is_a_warning(sphere, tiny_bundle):
+    from dataclasses import replace
+
+    info = {**tiny_bundle.info, "input_ranges": {"largest_area_px": [1, 99], "mean_intensity": [0, 255]}}
+    hu, mask = sphere()
+    p = pr.predict(hu, mask, axial_geometry((6.0, 2.0, 2.0)), replace(tiny_bundle, info=info))
+    words = " ".join(p.warnings)
+    assert "98% of the training patients had 1 to 99" in words and "grey level" not in words
+    assert "pixels are 2.0 mm wide" in words
+
+
+def test_thumbnails_are_pictures(prediction):
+    for rank in range(len(prediction.slices)):
+        magic, width, height, most, pixels = prediction.thumbnail(rank).split(maxsplit=4)
+        assert magic == b"P5" and most == b"255" and len(pixels) <= int(width) * int(height)

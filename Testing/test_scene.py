@@ -743,3 +743,71 @@ def test_two_saved_scenes_in_one(case, tiny_bundle, tmp_path):
     assert None not in results
     assert results[0].chart is not results[1].chart
     assert results[1].survival_series.GetTableNode() is results[1].curve
+
+
+# --- Several results, and the map ------------------------------------------------------------------------------
+
+
+def two_results(scene, bundle):
+    volume = add_volume(scene)
+    segmentation = add_segmentation(scene, {"Tumour": ball(), "Other": ball(radius=15)}, volume=volume)
+    return volume, [
+        scene_io.write_result(
+            scene, scene_io.predict_nodes(volume, segmentation, name, bundle), volume, segmentation, name
+        )
+        for name in ("Tumour", "Other")
+    ]
+
+
+def test_a_result_can_be_taken_up_again(scene, tiny_bundle):
+    _volume, results = two_results(scene, tiny_bundle)
+    assert [scene_io.label_of(result) for result in scene_io.all_results(scene)] == ["CT Tumour", "CT Other"]
+    back = scene_io.read_prediction(results[0], [tiny_bundle])
+    curve = vtk_to_numpy(results[0].curve.GetTable().GetColumnByName("Survival"))
+    np.testing.assert_allclose(back.survival, curve, atol=5e-5)
+    assert scene_io.read_prediction(results[0], []) is None
+
+
+def test_two_results_in_one_chart(scene, tiny_bundle):
+    _volume, results = two_results(scene, tiny_bundle)
+    chart = scene_io.write_comparison(scene, *results)
+    count = scene.GetNumberOfNodes()
+    assert scene_io.write_comparison(scene, *results) is chart and scene.GetNumberOfNodes() == count
+    series = [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
+    assert [node.GetName() for node in series] == ["CT Tumour", "CT Other", "Reference cohort"]
+    assert series[1].GetTableNode() is results[1].curve
+    assert len({tuple(node.GetColor()) for node in series}) == 3
+
+
+def test_the_map_lies_on_the_ct_and_is_replaced(scene, tiny_bundle):
+    volume, results = two_results(scene, tiny_bundle)
+    put_under(scene, volume, np.eye(4))
+    shape, _ = scene_io.grid_of(volume)
+    values = np.zeros(shape, dtype=np.float32)
+    values[10, 40, 45] = -3.5
+    node = scene_io.write_explanation(scene, volume, values, results[0])
+    assert scene_io.find_explanation(scene, results[0]) is node
+    assert scene_io.find_explanation(scene, results[1]) is None
+    found = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars()).reshape(shape)
+    np.testing.assert_array_equal(found, values)
+    assert node.GetTransformNodeID() == volume.GetTransformNodeID()
+    assert node.GetSpacing() == pytest.approx(volume.GetSpacing())
+    assert scene_io.guess_volume(scene) is volume
+    count = scene.GetNumberOfNodes()
+    assert scene_io.write_explanation(scene, volume, -values, results[0]) is node
+    assert scene.GetNumberOfNodes() == count
+    display = node.GetDisplayNode()
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-3.5, 3.5)
+    scene.RemoveNode(volume)
+    with pytest.raises(Cancelled):
+        scene_io.write_explanation(scene, volume, values, results[0])
+
+
+def test_the_patients_name_is_looked_up_only_where_it_is(scene):
+    volume = add_volume(scene)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    assert scene_io.patient_name(volume) is None
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Doe^Jane")
+    study = hierarchy.CreateStudyItem(patient, "CT")
+    hierarchy.CreateItem(study, volume)
+    assert scene_io.patient_name(volume) == "Doe^Jane"

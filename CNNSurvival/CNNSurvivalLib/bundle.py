@@ -32,9 +32,11 @@ FORMAT = "cnn-survival-bundle"
 FORMAT_VERSION = 1
 INFO_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.npz"
+CARD_FILE = "MODEL_CARD.md"
 # The paper's network takes 0.3 MB. What is larger than this is not a bundle, and is not read.
 _MAX_WEIGHTS_BYTES = 8_000_000
 _MAX_INFO_BYTES = 4_000_000
+_MAX_CARD_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,28 @@ class Bundle:
         if equal.size:  # the risk is one of the quantiles: the middle of the equal ones
             return float(equal.mean())
         return float(np.interp(risk, quantiles, percent))
+
+    @property
+    def facts(self) -> list[str]:
+        """Who the model is of and how good it is, a line each, for a panel."""
+        trained = [c for c in self.info["cohorts"] if "test" not in c["use"]]
+        lines = [f"Disease: {self.info['card']['disease']}"]
+        lines += [f"Trained on: {c['name']}, {c['patients']} patients, {c['events']} deaths" for c in trained]
+        for name, label in (("concordance", "Concordance"), ("ipa", "IPA")):
+            metric = next((m for m in self.info["metrics"] if m["name"] == name), None)
+            if metric is not None:
+                lines.append(f"{label}: {metric['value']:.2f}{_interval(metric)} on {metric['cohort']}")
+        return lines
+
+    @property
+    def card_text(self) -> str:
+        """The model card, Markdown: the folder's MODEL_CARD.md, or the texts of bundle.json where there is none."""
+        try:
+            return (self.folder / CARD_FILE).read_text(encoding="utf-8")[:_MAX_CARD_CHARACTERS]
+        except (OSError, ValueError):
+            card = self.info["card"]
+            texts = [f"**{key.replace('_', ' ')}**: {value}" for key, value in card.items() if isinstance(value, str)]
+            return "\n\n".join([f"# {self.name}", *self.facts, *texts])
 
     @property
     def input_ranges(self) -> dict:
@@ -279,6 +303,11 @@ def decode_images(text: str, size: int, limit: int = 64) -> np.ndarray:
     if not data or len(data) % (size * size) or unpack.unconsumed_tail:
         raise ValueError("not a whole number of images")
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, size, size)
+
+
+def _interval(metric: dict) -> str:
+    low, high = metric.get("ci_low"), metric.get("ci_high")
+    return "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
 
 
 def _broken(folder: Path, what: str) -> CNNSurvivalError:

@@ -68,6 +68,31 @@ class Prediction:
     def slices_used(self) -> int:
         return int(self.used.sum())
 
+    def same_slices(self, other: Prediction) -> bool:
+        """Whether both are of the same slices and weights; they may use different ones of them."""
+        return self.bundle.sha256 == other.bundle.sha256 and np.array_equal(self.slices.images, other.slices.images)
+
+    def thumbnail(self, rank: int) -> bytes:
+        """The slice with that rank, from 0, as a PGM picture of the part that holds the tumour."""
+        image = self.slices.images[rank]
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        middle = len(image) // 2
+        reach = max([abs(index - middle) for index in (*rows[[0, -1]], *columns[[0, -1]])] if rows.size else [16]) + 4
+        part = image[max(middle - reach, 0) : middle + reach, max(middle - reach, 0) : middle + reach]
+        return b"P5 %d %d 255\n" % part.shape[::-1] + part.tobytes()
+
+    def slice_rows(self) -> tuple[list[str], list[list[str]]]:
+        """(header, rows) of the slices in rank order, as text for people; the array axis is named by its letter."""
+        s = self.slices
+        months = self.bundle.risk_time_days / MONTH_DAYS
+        header = ["Rank", f"Slice ({'KJI'[s.axis]})", "Area (mm2)", "Grey level", f"{months:.0f}-month risk"]
+        rows = [
+            [str(rank + 1), str(s.slice_index[rank]), f"{s.area_mm2[rank]:.0f}", f"{s.mean_intensity[rank]:.0f}",
+             f"{self.slice_risk[rank]:.0%}"]
+            for rank in range(len(s))
+        ]  # fmt: skip
+        return header, rows
+
     @property
     def sentence(self) -> str:
         """The result in one line of plain language."""
@@ -263,7 +288,9 @@ def to_dict(prediction: Prediction) -> dict:
 
 # --- A prediction that can be taken up again ------------------------------------------------------------------
 
-_SLICE_ARRAYS = ("slice_index", "center_ras", "area_px", "area_mm2", "mean_intensity", "area_rank", "intensity_rank")
+_SLICE_ARRAYS = (
+    "slice_index", "center_ras", "pixel_to_ras", "area_px", "area_mm2", "mean_intensity", "area_rank", "intensity_rank",
+)  # fmt: skip
 
 
 def to_record(prediction: Prediction) -> dict:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .errors import Cancelled, CNNSurvivalError
 from .hazards import MONTH_DAYS
-from .prediction import RESEARCH_USE_ONLY, Prediction, predict, to_dict
+from .prediction import RESEARCH_USE_ONLY, Prediction, from_record, predict, to_record
 
 # --- CT and mask ----------------------------------------------------------------------------------------------
 
@@ -60,11 +60,40 @@ def ct_and_mask(volume_node, segmentation_node, segment_id) -> tuple[np.ndarray,
 def predict_nodes(
     volume_node, segmentation_node, segment_id, bundle, engine=None, progress=None, **options
 ) -> Prediction:
-    """``prediction.predict`` on nodes; options (min_roi_px, max_slices) are passed on. Changes nothing in the scene."""
+    """``prediction.predict`` on nodes; options (min_roi_px, max_slices, horizons_months) are passed on.
+
+    Changes nothing in the scene.
+    """
     if progress is not None:
         progress("Reading CT and segment", 0.0)
     hu, mask, ijk_to_ras, warnings = ct_and_mask(volume_node, segmentation_node, segment_id)
     return predict(hu, mask, ijk_to_ras, bundle, engine, input_warnings=tuple(warnings), progress=progress, **options)
+
+
+def grid_of(volume_node) -> tuple[tuple, np.ndarray]:
+    """(shape [k, j, i], ijk_to_ras 4 x 4 in world RAS mm) of a volume."""
+    return volume_node.GetImageData().GetDimensions()[::-1], _ijk_to_world(volume_node)[0]
+
+
+def segment_time(segmentation_node, segment_id) -> int:
+    """When a segment's content was last changed, in VTK's count of this session; 0 where there is none."""
+    segment = _segments(segmentation_node).get(segment_id)
+    if segment is None:
+        return 0
+    source = segmentation_node.GetSegmentation().GetSourceRepresentationName()
+    content = segment.GetRepresentation(source)
+    return content.GetMTime() if content is not None else segment.GetMTime()
+
+
+def patient_name(volume_node) -> Optional[str]:
+    """The name of the patient in the subject hierarchy above the volume; None where there is none."""
+    hierarchy = _hierarchy(volume_node.GetScene())
+    item = hierarchy.GetItemByDataNode(volume_node) if hierarchy is not None else 0
+    while item and item != hierarchy.GetSceneItemID():
+        if hierarchy.GetItemLevel(item) == "Patient":
+            return hierarchy.GetItemName(item) or None
+        item = hierarchy.GetItemParent(item)
+    return None
 
 
 def _voxels(volume_node) -> np.ndarray:
@@ -341,7 +370,9 @@ def guess_volume(scene):
     volumes = [
         node
         for node in _nodes(scene, "vtkMRMLScalarVolumeNode")
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not node.GetHideFromEditors()
+        and not node.GetAttribute(_ATTRIBUTE + "role")  # a map of ours
     ]
     return max(volumes, key=lambda volume: _best_score(_segmentations_of(scene, volume)), default=None)
 
@@ -443,7 +474,7 @@ class Result(NamedTuple):
     high_series: object
     reference_series: object
     chart: object  # vtkMRMLPlotChartNode
-    record: object  # vtkMRMLTextNode: prediction.to_dict and the inputs, as JSON
+    record: object  # vtkMRMLTextNode: prediction.to_record and the inputs, as JSON
 
 
 _CLASSES = Result(*["vtkMRMLTableNode"] * 4, *["vtkMRMLPlotSeriesNode"] * 4, "vtkMRMLPlotChartNode", "vtkMRMLTextNode")
@@ -495,8 +526,34 @@ def find_result(scene, volume_node, segmentation_node, segment_id) -> Optional[R
     return found if all(node is not None for node in found) else None
 
 
+def all_results(scene) -> list[Result]:
+    """Every whole result in the scene, in the order in which they were made."""
+    found = []
+    for record in _nodes(scene, "vtkMRMLTextNode"):
+        if record.GetAttribute(_ATTRIBUTE + "role") == "record":
+            inputs = [record.GetNodeReference(role) for role in (_VOLUME, _SEGMENTATION)]
+            found.append(find_result(scene, *inputs, record.GetAttribute(_ATTRIBUTE + "segmentID")))
+    return [result for result in found if result is not None]
+
+
+def label_of(result: Result) -> str:
+    """What people call a result: the CT's and the segment's names."""
+    inputs = read_record(result).get("inputs", {})
+    return f"{inputs.get('volume', '?')} {inputs.get('segment', '?')}"
+
+
+def read_prediction(result: Result, bundles) -> Optional[Prediction]:
+    """The prediction behind a result, to be taken up again; None where its model is not among the bundles."""
+    record = read_record(result)
+    for bundle in bundles:
+        prediction = from_record(record, bundle)
+        if prediction is not None:
+            return prediction
+    return None
+
+
 def read_record(result: Result) -> dict:
-    """What ``write_result`` recorded (prediction.to_dict and the inputs); {} where the text is damaged."""
+    """What ``write_result`` recorded (prediction.to_record and the inputs); {} where the text is damaged."""
     try:
         record = json.loads(result.record.GetText() or "{}")
     except ValueError:
@@ -536,6 +593,7 @@ def _tables(prediction: Prediction) -> dict:
             (f"{risk_months:.0f}-month risk (%)", np.round(100 * p.slice_risk, 1)),
             ("Area (mm2)", np.rint(s.area_mm2).astype(int)),
             ("Mean grey level", np.rint(s.mean_intensity).astype(int)),
+            ("Used", p.used.astype(int)),
             *((f"{name} (mm)", np.round(column, 1)) for name, column in zip("RAS", s.center_ras.T)),
         ],
         "summary": [("Result", [row[0] for row in p.summary]), ("Value", [row[1] for row in p.summary])],
@@ -560,7 +618,7 @@ def _record(prediction, volume_node, segmentation_node, segment_id, segment) -> 
         "segment": segment.GetName(),
         "segment_id": segment_id,
     }
-    return {**to_dict(prediction), "inputs": inputs}
+    return {**to_record(prediction), "inputs": inputs}
 
 
 def _name(result: Result, label: str, segment_name: str) -> None:
@@ -628,14 +686,7 @@ def _fill_chart(result: Result, label: str, prediction: Prediction) -> None:
 def _style(result: Result, former: Result) -> None:
     """How new nodes look; those that the user may have restyled keep their looks."""
     if former.chart is None:
-        chart = result.chart
-        chart.SetXAxisTitle("Months")
-        chart.SetYAxisTitle("Survival probability (research use only)")
-        chart.SetXAxisRangeAuto(False)
-        chart.SetYAxisRangeAuto(False)
-        chart.SetYAxisRange(0, 1)
-        chart.SetLegendVisibility(True)
-        chart.SetDescription(RESEARCH_USE_ONLY)
+        _axes(result.chart, result.chart.GetXAxisRange()[1])
     blue, grey = (0.12, 0.36, 0.68), (0.55, 0.55, 0.55)
     looks = ((blue, 3, "Solid"), (blue, 1, "Dash"), (blue, 1, "Dash"), (grey, 2, "Solid"))
     for node, old, (color, width, line) in zip(_series(result), _series(former), looks):
@@ -645,6 +696,151 @@ def _style(result: Result, former: Result) -> None:
             node.SetLineStyle(node.GetLineStyleFromString(line.lower()))
             node.SetLineWidth(width)
             node.SetColor(*color)
+
+
+# --- What raises and lowers the risk, over the CT -------------------------------------------------------------
+
+_EXPLANATION = "explanation"
+
+
+def write_explanation(scene, volume_node, values, result: Result):
+    """Leave the map (``explain.on_ct_grid``: [k, j, i], percentage points of risk) as a volume over the CT.
+
+    A former map of the same result is updated in place. Red raises the risk, blue lowers it; what does neither is not
+    drawn. Returns the vtkMRMLScalarVolumeNode. Raises Cancelled where the CT or the result has left the scene.
+    """
+    if volume_node.GetScene() is not scene or result.record.GetScene() is not scene:
+        raise Cancelled("The CT or the result was removed while the map was made.")
+    node = find_explanation(scene, result) or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    node.SetName(f"{label_of(result)}: what the risk rests on")
+    node.SetAttribute(_ATTRIBUTE + "role", _EXPLANATION)
+    node.SetNodeReferenceID(_ATTRIBUTE + "record", result.record.GetID())
+    _copy_geometry(volume_node, node)
+    node.SetAndObserveImageData(_image(values))
+    _color_explanation(scene, node, float(np.abs(values).max()))
+    hierarchy = _hierarchy(scene)
+    folder = _parent_item(hierarchy, result.chart) if hierarchy is not None else None
+    if folder is not None and _parent_item(hierarchy, node) != folder:
+        hierarchy.CreateItem(folder, node)
+    return node
+
+
+def find_explanation(scene, result: Result):
+    """The volume that ``write_explanation`` left for this result; None where there is none."""
+    for node in _nodes(scene, "vtkMRMLScalarVolumeNode"):
+        if node.GetNodeReferenceID(_ATTRIBUTE + "record") == result.record.GetID():
+            return node
+    return None
+
+
+def _copy_geometry(volume_node, node) -> None:
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volume_node.GetIJKToRASMatrix(matrix)
+    node.SetIJKToRASMatrix(matrix)
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+
+
+def _image(values: np.ndarray):
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    image = vtk.vtkImageData()
+    image.SetDimensions(*values.shape[::-1])
+    scalars = numpy_to_vtk(np.ascontiguousarray(values, np.float32).ravel(), deep=True, array_type=vtk.VTK_FLOAT)
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def _color_explanation(scene, node, largest: float) -> None:
+    """Blue over transparent to red, as wide to both sides; the colours belong to the map and are saved with it."""
+    largest = largest or 1.0
+    colors = node.GetNodeReference(_ATTRIBUTE + "colors")
+    if colors is None:
+        colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode", "Risk up (red) and down (blue)")
+        colors.SetTypeToUser()
+        colors.SetAttribute("Category", "CNNSurvival")
+        colors.SetHideFromEditors(True)
+        colors.SetNumberOfColors(256)
+        for index in range(256):
+            side = (index - 127.5) / 127.5
+            strength = min(1.0, abs(side) * 1.6)
+            red, green, blue = (1.0, 0.25, 0.1) if side > 0 else (0.1, 0.35, 1.0)
+            colors.SetColor(index, f"{side:+.2f}", red, green, blue, strength if strength > 0.08 else 0.0)
+        node.SetNodeReferenceID(_ATTRIBUTE + "colors", colors.GetID())
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetAndObserveColorNodeID(colors.GetID())
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(-largest, largest)
+        display.SetInterpolate(True)
+
+
+# --- Two results in one chart ---------------------------------------------------------------------------------
+
+_COMPARISON = _ATTRIBUTE + "comparison"
+_ORANGE = (0.80, 0.40, 0.05)
+
+
+def write_comparison(scene, result: Result, other: Result):
+    """The chart (vtkMRMLPlotChartNode) of both results' curves and of the cohort; made anew or updated in place.
+
+    There is one for each pair of results; it is placed beside the first.
+    """
+    chart = _comparison_node(scene, "vtkMRMLPlotChartNode", "chart", result, other)
+    series = [
+        _comparison_node(scene, "vtkMRMLPlotSeriesNode", role, result, other) for role in ("first", "second", "cohort")
+    ]
+    tables = (result.curve, other.curve, result.reference)
+    names = (label_of(result), label_of(other), "Reference cohort")
+    colors = ((0.12, 0.36, 0.68), _ORANGE, (0.55, 0.55, 0.55))
+    for node, table, name, color in zip(series, tables, names, colors):
+        node.SetName(name)
+        node.SetAndObserveTableNodeID(table.GetID())
+        node.SetXColumnName(_MONTHS)
+        node.SetYColumnName(_SURVIVAL)
+        node.SetPlotType(node.PlotTypeScatter)
+        node.SetMarkerStyle(node.MarkerStyleNone)
+        node.SetLineWidth(3 if node is not series[2] else 2)
+        node.SetColor(*color)
+        if not chart.HasPlotSeriesNodeID(node.GetID()):
+            chart.AddAndObservePlotSeriesNodeID(node.GetID())
+    chart.SetName(f"{names[0]} and {names[1]}: survival compared")
+    chart.SetTitle("Predicted survival compared")
+    _axes(chart, max(table.GetTable().GetValue(table.GetNumberOfRows() - 1, 0).ToDouble() for table in tables[:2]))
+    hierarchy = _hierarchy(scene)
+    folder = _parent_item(hierarchy, result.chart) if hierarchy is not None else None
+    for node in (chart, *series):
+        if folder is not None and _parent_item(hierarchy, node) != folder:
+            hierarchy.CreateItem(folder, node)
+    return chart
+
+
+def _comparison_node(scene, class_name, role, result: Result, other: Result):
+    wanted = {"first": result.record.GetID(), "second": other.record.GetID()}
+    for node in _nodes(scene, class_name):
+        if node.GetAttribute(_COMPARISON) == role and all(
+            node.GetNodeReferenceID(_COMPARISON + name) == node_id for name, node_id in wanted.items()
+        ):
+            return node
+    node = scene.AddNewNodeByClass(class_name)
+    node.SetAttribute(_COMPARISON, role)
+    for name, node_id in wanted.items():
+        node.SetNodeReferenceID(_COMPARISON + name, node_id)
+    return node
+
+
+def _axes(chart, months: float) -> None:
+    chart.SetXAxisTitle("Months")
+    chart.SetYAxisTitle("Survival probability (research use only)")
+    chart.SetXAxisRangeAuto(False)
+    chart.SetYAxisRangeAuto(False)
+    chart.SetXAxisRange(0, float(np.ceil(months / 6) * 6))
+    chart.SetYAxisRange(0, 1)
+    chart.SetLegendVisibility(True)
+    chart.SetDescription(RESEARCH_USE_ONLY)
 
 
 def _hierarchy(scene):

@@ -154,7 +154,8 @@ class SelfTest:
         widget.ui.predictButton.click()
         self.assertFalse(widget.ui.resultCollapsibleButton.isHidden())
         self.assertIn("18 months", widget.ui.sentenceLabel.text)
-        self.assertGreater(widget.ui.slicesTable.model().rowCount(), 3)
+        self.assertGreater(widget.ui.slicesTable.rowCount, 3)
+        self.assertIn("Concordance", widget.ui.modelInfoLabel.text)
         widget.ui.segmentSelector.setCurrentSegmentID("Lung")
         self.assertTrue(widget.ui.resultCollapsibleButton.isHidden())
         widget.ui.segmentSelector.setCurrentSegmentID("GTVp")
@@ -165,21 +166,22 @@ class SelfTest:
         self.makeCase()
         widget.initializeParameterNode()
         before = self.nodes()
-        progress, texts = widget._onProgress, []
+        runner = widget.runner
+        progress, texts = runner._progress, []
 
         def clickTwice(step, fraction):
             widget.ui.predictButton.click()  # at once: the second half of a double click, does nothing
             texts.append(widget.ui.predictButton.text)
-            self.assertFalse(widget._cancelRequested)
-            widget._startedAt -= 2 * widget.DOUBLE_CLICK_SECONDS
+            self.assertFalse(runner._cancelRequested)
+            runner._startedAt -= 2 * runner.DOUBLE_CLICK_SECONDS
             widget.ui.predictButton.click()
             progress(step, fraction)
 
-        widget._onProgress = clickTwice
+        runner._progress = clickTwice
         try:
             widget.ui.predictButton.click()
         finally:
-            widget._onProgress = progress
+            del runner._progress
         self.assertEqual(len(texts), 1)
         self.assertEqual(self.nodes(), before)
         self.assertIn("Cancelled", widget.ui.statusLabel.text)
@@ -196,6 +198,106 @@ class SelfTest:
         self.assertIn("The segment 'Empty' is empty", widget.ui.statusLabel.text)
         self.assertFalse(widget.ui.progressBar.isVisible())
 
+    def test_sampleCase(self):
+        widget = self.makeWidget()
+        self.assertFalse(widget.ui.sampleButton.isHidden())
+        widget.ui.sampleButton.click()
+        widget.initializeParameterNode()
+        self.assertTrue(widget.ui.sampleButton.isHidden())
+        self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "Tumour")
+        self.assertTrue(widget.ui.predictButton.enabled)
+
+    def test_panelFollowsTheTickedSlices(self):
+        import qt
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        before = slicer.util.arrayFromTableColumn(widget._result().curve, "Survival").copy()
+        table = widget.ui.slicesTable
+        table.item(0, 0).setCheckState(qt.Qt.Unchecked)
+        after = slicer.util.arrayFromTableColumn(widget._result().curve, "Survival").copy()
+        self.assertTrue(any(before != after))
+        self.assertIn("1 of", widget.ui.warningsLabel.text)
+        widget.ui.useAllButton.click()
+        again = slicer.util.arrayFromTableColumn(widget._result().curve, "Survival")
+        self.assertTrue(all(before == again))
+        self.assertEqual(table.item(0, 0).checkState(), qt.Qt.Checked)
+        table.setCurrentCell(2, 1)
+        red = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed")
+        if red:
+            height = widget._prediction().slices.center_ras[2][2]
+            self.assertAlmostEqual(red.GetSliceToRAS().GetElement(2, 3), height, places=3)
+
+    def test_panelTakesHorizons(self):
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        for text, row in (("3, 24", "Survival at 3 months"), ("6", "Survival at 6 months")):
+            widget.ui.horizonsLineEdit.setText(text)
+            widget.ui.horizonsLineEdit.editingFinished()
+            self.assertEqual(widget._result().summary.GetCellText(0, 0), row)
+        widget.ui.horizonsLineEdit.setText("soon")
+        widget.ui.horizonsLineEdit.editingFinished()
+        self.assertIn("'soon' is not a list of months", widget.ui.statusLabel.text)
+
+    def test_panelSaysThatTheSegmentHasChanged(self):
+        import numpy as np
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        self.assertTrue(widget.ui.staleLabel.isHidden())
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "GTVp", volume)
+        mask[12:] = 0
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, "GTVp", volume)
+        widget.enter()
+        self.assertFalse(widget.ui.staleLabel.isHidden())
+        widget.ui.predictButton.click()
+        self.assertTrue(widget.ui.staleLabel.isHidden())
+
+    def test_compareTwoSegments(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        self.assertFalse(widget.ui.compareComboBox.enabled)
+        widget.ui.predictButton.click()
+        widget.ui.segmentSelector.setCurrentSegmentID("Lung")
+        widget.ui.predictButton.click()
+        self.assertEqual(widget.ui.compareComboBox.count, 2)
+        widget.ui.compareComboBox.setCurrentIndex(1)
+        charts = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+        compared = [node for node in charts if "compared" in node.GetName()]
+        self.assertEqual(len(compared), 1)
+        self.assertEqual(compared[0].GetNumberOfPlotSeriesNodes(), 3)
+
+    def test_explain(self):
+        import numpy as np
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = widget.logic.loadSample()
+        widget.initializeParameterNode()
+        widget.ui.maximumSlicesSpinBox.value = 2
+        widget.ui.predictButton.click()
+        widget.ui.explainButton.click()
+        self.assertIn("percentage points", widget.ui.statusLabel.text)
+        self.assertTrue(widget.ui.showExplanationCheckBox.checked)
+        node = widget.logic.scene.find_explanation(slicer.mrmlScene, widget._result())
+        values = slicer.util.arrayFromVolume(node)
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "Tumour", volume)
+        self.assertEqual(values.shape, mask.shape)
+        self.assertGreater(np.abs(values[mask > 0]).max(), 0)
+        self.assertEqual(np.abs(values[:, :, :60]).max(), 0)
+        widget.ui.showExplanationCheckBox.checked = False
+
     def test_sceneBringsThePanelBack(self):
         import os
         import tempfile
@@ -207,6 +309,7 @@ class SelfTest:
         widget.initializeParameterNode()
         widget.ui.maximumSlicesSpinBox.value = 3
         widget.ui.predictButton.click()
+        widget.slices._onUsedChanged([True, False, True])
         sentence = widget.ui.sentenceLabel.text
         with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
             path = os.path.join(folder, "scene.mrb")
@@ -219,4 +322,6 @@ class SelfTest:
         self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "GTVp")
         self.assertEqual(widget.ui.maximumSlicesSpinBox.value, 3)
         self.assertEqual(widget.ui.sentenceLabel.text, sentence)
+        self.assertEqual(list(widget._prediction().used), [True, False, True])
+        self.assertEqual(widget.ui.slicesTable.rowCount, 3)
         self.assertEqual(widget._result().chart.GetNumberOfPlotSeriesNodes(), 4)

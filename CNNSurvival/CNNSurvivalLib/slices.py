@@ -54,6 +54,7 @@ class RankedSlices:
     images: uint8 [n, crop, crop], rows anterior to posterior, columns patient's right to left, 0 outside the ROI.
     axis: the array axis (0, 1 or 2 of [k, j, i]) that was sliced; slice_index: int [n], index along it.
     center_ras: float [n, 3], centre of the ROI's bounding box on that slice, RAS mm.
+    pixel_to_ras: float [n, 3, 3], takes (row, column, 1) of an image to RAS mm, of pixel centres.
     area_px: int [n], ROI pixels at the model's pixel size; area_mm2: float [n].
     mean_intensity: float [n], mean grey level inside the ROI, 0..255.
     area_rank, intensity_rank: float [n], percentile ranks in (0, 1] among this tumour's usable slices, 1 = largest
@@ -66,6 +67,7 @@ class RankedSlices:
     axis: int
     slice_index: np.ndarray
     center_ras: np.ndarray
+    pixel_to_ras: np.ndarray
     area_px: np.ndarray
     area_mm2: np.ndarray
     mean_intensity: np.ndarray
@@ -81,8 +83,8 @@ class RankedSlices:
 
     def best(self, count: int) -> RankedSlices:
         """The first ``count`` slices (all, if there are fewer)."""
-        names = ("images", "slice_index", "center_ras", "area_px", "area_mm2", "mean_intensity", "area_rank",
-                 "intensity_rank")  # fmt: skip
+        names = ("images", "slice_index", "center_ras", "pixel_to_ras", "area_px", "area_mm2", "mean_intensity",
+                 "area_rank", "intensity_rank")  # fmt: skip
         return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
 
@@ -181,6 +183,11 @@ class _Axes(NamedTuple):
             result[:, axis] = shape[axis] - 1 - position[:, column] if flipped else position[:, column]
         return result
 
+    def ras(self, position: np.ndarray, shape) -> np.ndarray:
+        """From positions [n, 3] in the view to RAS mm [n, 3]."""
+        ijk = self.index(position.astype(np.float64), shape)[:, ::-1]
+        return ijk @ self.ijk_to_ras[:3, :3].T + self.ijk_to_ras[:3, 3]
+
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
     """The smallest box that holds every non-zero voxel of the view [s, p, l]."""
@@ -217,6 +224,7 @@ class _Cut(NamedTuple):
     plane: int
     image: np.ndarray  # uint8 [crop, crop]
     center: tuple  # rows, columns in the view
+    corner: tuple  # the same of the image's first pixel
     area_px: int
     mean_intensity: float
     overhang_px: int  # how many pixels the ROI is wider or higher than the crop
@@ -228,7 +236,7 @@ def _cut_plane(hu, mask, plane: int, box, scale, preprocessing: Preprocessing) -
     inside = mask[plane, box[1], box[2]] != 0
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if rows.size == 0:
-        return _Cut(plane, None, None, 0, 0.0, 0, 0.0)
+        return _Cut(plane, None, None, None, 0, 0.0, 0, 0.0)
     top, left = box[1].start + int(rows[0]), box[2].start + int(columns[0])
     bottom, right = box[1].start + int(rows[-1]), box[2].start + int(columns[-1])
     row_at = _sample_positions(top, bottom, scale[0])
@@ -241,12 +249,13 @@ def _cut_plane(hu, mask, plane: int, box, scale, preprocessing: Preprocessing) -
             "load a CT with valid Hounsfield units there."
         )
     grey = np.where(roi, _window(values, preprocessing.hu_window), 0).astype(np.uint8)
-    image, kept = _crop(grey, roi, preprocessing.crop_px)
+    image, first, kept = _crop(grey, roi, preprocessing.crop_px)
     area = int(roi.sum())
     return _Cut(
         plane,
         image,
         ((top + bottom) / 2, (left + right) / 2),
+        (row_at[0] + first[0] / scale[0], column_at[0] + first[1] / scale[1]),
         area,
         float(grey[roi].mean()) if area else 0.0,
         max(0, max(_extent(roi)) - preprocessing.crop_px) if area else 0,
@@ -303,11 +312,12 @@ def _extent(roi: np.ndarray) -> tuple[int, int]:
     return int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
 
 
-def _crop(grey: np.ndarray, roi: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """(uint8 [size, size] centred on the ROI's bounding box, ROI pixels in it)."""
+def _crop(grey: np.ndarray, roi: np.ndarray, size: int) -> tuple[np.ndarray, tuple, int]:
+    """(uint8 [size, size] centred on the ROI's bounding box, row and column of grey that its first pixel is, ROI
+    pixels in it)."""
     image = np.zeros((size, size), dtype=np.uint8)
     if not roi.any():
-        return image, 0
+        return image, (0, 0), 0
     source, target = [], []
     for axis in (0, 1):
         hit = np.flatnonzero(roi.any(axis=1 - axis))
@@ -318,7 +328,8 @@ def _crop(grey: np.ndarray, roi: np.ndarray, size: int) -> tuple[np.ndarray, int
         source.append(slice(start, start + length))
         target.append(slice(max(offset, 0), max(offset, 0) + length))
     image[tuple(target)] = grey[tuple(source)]
-    return image, int(roi[tuple(source)].sum())
+    first = tuple(a.start - b.start for a, b in zip(source, target))
+    return image, first, int(roi[tuple(source)].sum())
 
 
 # --- All planes ---------------------------------------------------------------------------------------------
@@ -331,11 +342,15 @@ def _ranked(cuts: list, axes: _Axes, shape, scale, warnings: tuple, roi_slices: 
     score, area_rank, intensity_rank = percentile_rank_score(area, intensity)
     order = np.argsort(-score, kind="stable")
     position = axes.index(np.array([(cut.plane, *cut.center) for cut in cuts])[order], shape)
+    corner = axes.ras(np.array([(cut.plane, *cut.corner) for cut in cuts])[order], shape)
+    steps = axes.ras(np.array([[0, 0, 0], [0, 1 / scale[0], 0], [0, 0, 1 / scale[1]]]), shape)
+    down, right = np.broadcast_to(steps[1:, np.newaxis] - steps[0], (2, *corner.shape))
     return RankedSlices(
         images=np.stack([cuts[i].image for i in order]),
         axis=axes.order[0],
         slice_index=np.rint(position[:, axes.order[0]]).astype(int),
-        center_ras=position[:, ::-1] @ axes.ijk_to_ras[:3, :3].T + axes.ijk_to_ras[:3, 3],
+        center_ras=axes.ras(np.array([(cut.plane, *cut.center) for cut in cuts])[order], shape),
+        pixel_to_ras=np.stack([down, right, corner], axis=2),
         area_px=area[order],
         area_mm2=area[order] * np.prod(axes.pixel_spacing / scale),
         mean_intensity=intensity[order],

@@ -1,0 +1,90 @@
+"""The slices that the curve is made of: seen, visited, left out."""
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+
+class SlicesSection:
+    """The table of slices. onUsedChanged(list of bool): called when the user ticked or unticked one."""
+
+    def __init__(self, ui, onUsedChanged) -> None:
+        self.ui = ui
+        self._onUsedChanged = onUsedChanged
+        self._prediction = None
+        self._filling = False
+        table = ui.slicesTable
+        table.verticalHeader().hide()
+        table.horizontalHeader().setStretchLastSection(True)
+        table.connect("cellChanged(int,int)", self._onCellChanged)
+        table.connect("currentCellChanged(int,int,int,int)", self._onCurrentCellChanged)
+        table.connect("cellClicked(int,int)", self._onCellClicked)
+        ui.useAllButton.connect("clicked(bool)", self._onUseAllButton)
+
+    def show(self, prediction) -> None:
+        """Fill the table; prediction None empties and hides it."""
+        self.ui.slicesCollapsibleButton.visible = prediction is not None
+        same = self._prediction is not None and prediction is not None and prediction.same_slices(self._prediction)
+        self._prediction = prediction
+        if prediction is None:
+            return
+        self._filling = True
+        if not same:  # else the pictures stay, and with them the place where the user is
+            self._fill(prediction)
+        for row, used in enumerate(prediction.used):
+            self.ui.slicesTable.item(row, 0).setCheckState(qt.Qt.Checked if used else qt.Qt.Unchecked)
+        self.ui.useAllButton.enabled = not all(prediction.used)
+        self._filling = False
+
+    def _fill(self, prediction) -> None:
+        table, header, rows = self.ui.slicesTable, *prediction.slice_rows()
+        table.clearContents()
+        table.setColumnCount(len(header))
+        table.setHorizontalHeaderLabels(header)
+        table.setRowCount(len(rows))
+        for row, cells in enumerate(rows):
+            for column, text in enumerate(cells):
+                item = qt.QTableWidgetItem(text)
+                flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
+                item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column == 0 else flags)
+                table.setItem(row, column, item)
+            pixmap = qt.QPixmap()
+            pixmap.loadFromData(qt.QByteArray(prediction.thumbnail(row)))
+            table.item(row, 0).setIcon(qt.QIcon(pixmap))
+            table.item(row, 0).setToolTip(_("What the network saw; untick it to leave it out of the curve."))
+        table.resizeRowsToContents()
+        table.resizeColumnsToContents()
+
+    # --- What the user does
+
+    def _onCellChanged(self, row, column) -> None:
+        if self._filling or column != 0:
+            return
+        table = self.ui.slicesTable
+        used = [table.item(n, 0).checkState() == qt.Qt.Checked for n in range(table.rowCount)]
+        if not any(used):  # a curve needs a slice
+            self.show(self._prediction)
+        elif used != list(self._prediction.used):
+            self._onUsedChanged(used)
+
+    def _onUseAllButton(self, checked=False) -> None:
+        self._onUsedChanged([True] * self.ui.slicesTable.rowCount)
+
+    def _onCurrentCellChanged(self, row, column, formerRow, formerColumn) -> None:
+        if not self._filling and row != formerRow:
+            self._jump(row)
+
+    def _onCellClicked(self, row, column) -> None:
+        self._jump(row)
+
+    def _jump(self, row) -> None:
+        """All slice views to the middle of the tumour on that slice, marked with the crosshair."""
+        if self._prediction is None or not 0 <= row < len(self._prediction.slices):
+            return
+        r, a, s = (float(value) for value in self._prediction.slices.center_ras[row])
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, r, a, s, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        if crosshair:
+            crosshair.SetCrosshairRAS(r, a, s)
+            if crosshair.GetCrosshairMode() == crosshair.NoCrosshair:
+                crosshair.SetCrosshairMode(crosshair.ShowBasic)
