@@ -285,10 +285,11 @@ class SelfTest:
         widget = self.makeWidget()
         volume, segmentation = widget.logic.loadSample()
         widget.initializeParameterNode()
+        widget._parameterNode.modelId = "nsclc-zhang2020-1.0"
         widget.ui.maximumSlicesSpinBox.value = 2
         widget.ui.predictButton.click()
         widget.ui.explainButton.click()
-        self.assertIn("percentage points", widget.ui.statusLabel.text)
+        self.assertIn("points of percent", widget.ui.statusLabel.text)
         self.assertTrue(widget.ui.showExplanationCheckBox.checked)
         node = widget.logic.scene.find_explanation(slicer.mrmlScene, widget._result())
         values = slicer.util.arrayFromVolume(node)
