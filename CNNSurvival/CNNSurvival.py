@@ -500,9 +500,18 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
         onRow([patient, risk, median, outcome]): called for each. Returns a sentence that says what was done.
         """
-        from CNNSurvivalLib.batch import run_panel_batch
+        from CNNSurvivalLib import batch
 
-        return run_panel_batch(source, path, folder, bundle, options, onRow, progress)
+        cases = batch.cases_of(source, path, slicer.mrmlScene)
+        changes = {"min_roi_px": options["minimumRoi"], "max_slices": options["maximumSlices"]}
+        engine = options["engine"]
+
+        def predictOne(case, inside):
+            return batch.predict_case(case, bundle, engine, inside, **changes)
+
+        outcomes, stopped = batch.run_batch(cases, predictOne, lambda outcome: onRow(batch.shown(outcome)), progress)
+        batch.write_tables(folder, outcomes)
+        return batch.sentence(outcomes, stopped, folder)
 
     def engine(self, name, bundle):
         from CNNSurvivalLib.engines import create_engine

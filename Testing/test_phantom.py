@@ -10,10 +10,10 @@ import pydicom
 import pytest
 
 from CNNSurvivalLib import scene as scene_io
+from CNNSurvivalLib.readers import read_case
 from CNNSurvivalLib.slices import extract_slices
 from training_cli import demo, phantom
 from training_cli.phantom import HEART, SHAPE, SPACING, TUMOUR
-from training_cli.readers import read_case
 
 
 @pytest.fixture(scope="session")

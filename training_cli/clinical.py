@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from CNNSurvivalLib.manifest import read_cells
+
 from .errors import UsageError, existing
-from .manifest import read_cells
 
 ID, TIME, EVENT = "patient_id", "time_days", "event"
 EVENT_WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "alive": 0, "dead": 1, "no": 0, "yes": 1}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,10 +16,12 @@ from typing import NamedTuple
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from CNNSurvivalLib.batch import STOPPED as NOT_DONE
+from CNNSurvivalLib.batch import Outcome, attempt, predict_row, write_tables
 from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import create_engine
-from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.manifest import ManifestRow, duplicate_warnings, read_manifest
 from CNNSurvivalLib.prediction import (
     Prediction,
     curve_table,
@@ -28,18 +29,10 @@ from CNNSurvivalLib.prediction import (
     slice_table,
     to_dict,
 )
+from CNNSurvivalLib.readers import read_case
 
 from .errors import UsageError, existing
 from .figures import survival_figure
-from .manifest import ManifestRow, duplicate_warnings, read_manifest
-from .readers import read_case
-
-PREDICTIONS_HEADER = [
-    "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
-    "survival_36m", "median_survival_days", "rmst_days", "risk_percentile", "warnings",
-]  # fmt: skip
-FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
-EIGHTEEN_MONTHS = 18
 
 
 @dataclass(frozen=True)
@@ -50,14 +43,6 @@ class Settings:
     engine: str = "numpy"
     min_roi_px: int | None = None
     max_slices: int | None = None
-
-
-class Outcome(NamedTuple):
-    """What became of one row of a manifest: its row of predictions.csv, or why there is none."""
-
-    row: ManifestRow
-    values: list | None
-    reason: str | None
 
 
 class BatchResult(NamedTuple):
@@ -96,10 +81,8 @@ def predict_manifest(
         tell(f"Warning: {note}")
     with _output_folder(output) as folder:
         outcomes, stopped = _run(rows, settings, notes, folder if details else None, jobs, tell)
-        write_csv(folder / "predictions.csv", PREDICTIONS_HEADER, [o.values for o in outcomes if o.values is not None])
-        failures = [[o.row.patient_id, o.row.image, o.row.mask, o.reason] for o in outcomes if o.values is None]
-        write_csv(folder / "failures.csv", FAILURES_HEADER, failures)
-    return BatchResult(len(rows) - len(failures), len(failures), stopped)
+        failed = write_tables(folder, outcomes)
+    return BatchResult(len(rows) - failed, failed, stopped)
 
 
 def find_model(model: str | None) -> Path:
@@ -181,7 +164,7 @@ def _run(rows, settings: Settings, notes: dict, details: Path | None, jobs: int,
                 bar.update()
     except KeyboardInterrupt:
         stopped = True
-    outcomes += [Outcome(row, None, "Not done: the run was stopped before.") for row in rows[len(outcomes) :]]
+    outcomes += [Outcome(row, None, NOT_DONE) for row in rows[len(outcomes) :]]
     return outcomes, stopped
 
 
@@ -231,36 +214,13 @@ def _model(settings: Settings):
 
 def _one(row: ManifestRow, settings: Settings, note: str | None, details: Path | None) -> Outcome:
     """Predict one row; whatever goes wrong becomes its reason, so that the batch goes on."""
-    try:
-        if row.problem:
-            raise CNNSurvivalError(row.problem)
-        image, mask = row.image_path, row.mask_path
-        prediction, given = _predict(image, mask, row.segment, None, **_worker, settings=settings)
+
+    def work() -> Prediction:
+        options = {"min_roi_px": settings.min_roi_px, "max_slices": settings.max_slices}
+        prediction, given = predict_row(row, **_worker, **options)
         if details is not None:
             with _output_folder(details / row.folder_name) as folder:
                 _write_case(prediction, given, folder, row.patient_id)
-    except CNNSurvivalError as error:
-        return Outcome(row, None, str(error))
-    except Exception as error:  # a fault of ours, or no memory: this case's, not the batch's
-        return Outcome(row, None, f"Unexpected error ({type(error).__name__}: {error}).")
-    return Outcome(row, _prediction_row(row.patient_id, prediction, note), None)
+        return prediction
 
-
-def _prediction_row(patient_id: str, p: Prediction, note: str | None) -> list:
-    survival = dict(zip(p.horizons_months, map(_known, p.horizon_survival)))
-    at_18 = survival[EIGHTEEN_MONTHS]
-    return [
-        patient_id,
-        len(p.slices),
-        None if at_18 is None else 1 - at_18,
-        *survival.values(),
-        p.median_survival_days,
-        p.rmst_days,
-        p.risk_percentile,
-        " | ".join([*([note] if note else []), *p.warnings]),
-    ]
-
-
-def _known(value) -> float | None:
-    """The number; None for NaN, which stands for beyond the model's horizon."""
-    return None if math.isnan(value) else float(value)
+    return attempt(row, work, note)

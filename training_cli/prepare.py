@@ -26,11 +26,11 @@ from tqdm import tqdm
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.readers import read_case
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
 from .clinical import EVENT, ID, TIME, read_clinical, read_table, where
 from .errors import UsageError
-from .readers import read_case
 from .store import (
     FORMAT,
     FORMAT_VERSION,

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import write_csv
+from CNNSurvivalLib.readers import read_case
 
 from .errors import UsageError
-from .readers import read_case
 from .store import Store
 
 VOXEL_MM = 1.0

@@ -12,9 +12,9 @@ import SimpleITK as sitk
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
+from CNNSurvivalLib.readers import read_case
 
 from . import metrics, report_figures
-from .readers import read_case
 from .report import Figure, Report, Section, Table, write_report
 from .reproduce import FINETUNE, TEST, Outcome, Workplace, network_predictions
 from .runs import patient_survival, risk_column

@@ -1,4 +1,6 @@
-"""The two exceptions that cross the library's borders."""
+"""The exceptions that cross the library's borders."""
+
+from pathlib import Path
 
 
 class CNNSurvivalError(ValueError):
@@ -7,6 +9,21 @@ class CNNSurvivalError(ValueError):
     ``str(error)`` is one sentence that says what is wrong with which input and what to do about it.
     Panels and command lines show it as it is, without a traceback.
     """
+
+
+class UsageError(CNNSurvivalError):
+    """The command itself must be changed: a file that is not there, an unknown model, a table without its columns.
+
+    The command line exits 2 for it, as for a wrong option, and 1 for any other CNNSurvivalError.
+    """
+
+
+def existing(path, what: str) -> Path:
+    """The path, if something is there; UsageError otherwise."""
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"The {what} '{path}' does not exist; check the path.")
+    return path
 
 
 class Cancelled(Exception):

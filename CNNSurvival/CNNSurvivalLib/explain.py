@@ -34,7 +34,7 @@ class OcclusionMaps:
         low, high = 100 * float(self.values.min()), 100 * float(self.values.max())
         if high - low < 0.05:
             return "Hiding a part of the tumour changes nothing: the network gives all slices like these the same risk."
-        return f"Parts of the tumour lower the risk by up to {-low:.1f}, others raise it by {high:.1f} points of percent."
+        return f"Parts of the tumour lower the risk by up to {-low:.1f}, others raise it by {high:.1f} percent points."
 
 
 def occlusion_maps(

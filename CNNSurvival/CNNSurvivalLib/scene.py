@@ -377,6 +377,23 @@ def guess_volume(scene):
     return max(volumes, key=lambda volume: _best_score(_segmentations_of(scene, volume)), default=None)
 
 
+def studies(scene) -> list[tuple]:
+    """(CT or None, segmentation or None) of every case in the scene: a pair per segmentation, and the CTs without."""
+    volumes = [
+        node
+        for node in _nodes(scene, "vtkMRMLScalarVolumeNode")
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(_ATTRIBUTE + "role")
+    ]
+    pairs = []
+    for segmentation in _nodes(scene, "vtkMRMLSegmentationNode"):
+        own = [volume for volume in volumes if refers_to(segmentation, volume)]
+        near = [volume for volume in volumes if segmentation in _in_same_study(volume, [segmentation])]
+        alone = volumes if len(volumes) == 1 else []
+        pairs.append((next(iter([*own, *near, *alone]), None), segmentation))
+    drawn_on = {volume.GetID() for volume, _segmentation in pairs if volume is not None}
+    return [*pairs, *((volume, None) for volume in volumes if volume.GetID() not in drawn_on)]
+
+
 def guess_segmentation(scene, volume_node):
     """The segmentation to begin with: one that refers to the CT, else one in its study, else one with a tumour.
 

@@ -289,7 +289,7 @@ class SelfTest:
         widget.ui.maximumSlicesSpinBox.value = 2
         widget.ui.predictButton.click()
         widget.ui.explainButton.click()
-        self.assertIn("points of percent", widget.ui.statusLabel.text)
+        self.assertIn("percent points", widget.ui.statusLabel.text)
         self.assertTrue(widget.ui.showExplanationCheckBox.checked)
         node = widget.logic.scene.find_explanation(slicer.mrmlScene, widget._result())
         values = slicer.util.arrayFromVolume(node)

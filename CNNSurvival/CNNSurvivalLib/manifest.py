@@ -53,7 +53,7 @@ def read_manifest(path) -> list[ManifestRow]:
     if not filled:
         raise UsageError(f"The manifest '{path}' has no rows below its header.")
     rows = [_row(number, dict(zip(header, line)), path.parent) for number, line in enumerate(filled, 1)]
-    return _with_folder_names(rows)
+    return with_folder_names(rows)
 
 
 def duplicate_warnings(rows: list[ManifestRow]) -> dict[int, str]:
@@ -99,7 +99,7 @@ def _row(number: int, cells: dict, folder: Path) -> ManifestRow:
     )
 
 
-def _with_folder_names(rows: list[ManifestRow]) -> list[ManifestRow]:
+def with_folder_names(rows: list[ManifestRow]) -> list[ManifestRow]:
     """The rows with a folder name each: the patient_id in characters that every file system takes, and unique."""
     taken: set = set()
     named = []

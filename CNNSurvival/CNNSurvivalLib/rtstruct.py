@@ -1,6 +1,6 @@
 """RTSTRUCT contours to a mask on a CT's grid.
 
-pydicom parses the file; scikit-image fills the polygons; scipy measures distances. Kept libraries that do the
+pydicom parses the file; scipy measures distances. Kept libraries that do the
 whole job (rt-utils, for one) round vertices to whole pixels and want every contour to name a slice of exactly this
 CT, so contours between slices, contours of another series and small tumours come out wrong or not at all. Here:
 
@@ -20,15 +20,14 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 from scipy.ndimage import distance_transform_edt
-from skimage.draw import polygon
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # Contours nearer than this are of one plane: planning systems write coordinates with one to three decimals.
 SAME_PLANE_MM = 0.1
 # Contour planes further apart than this many usual spacings are separate parts, not a shape to fill in.
 FILLED_GAP = 1.5
-# Vertices often lie exactly on pixel centres; scikit-image counts all of these as inside. Moved by this part of a
-# pixel, those on the upper left edge are in and those on the lower right are out, so areas are not biased.
+# Vertices often lie exactly on pixel centres. Moved by this part of a pixel, those on the upper left edge are in and
+# those on the lower right are out whatever the rounding, so areas are not biased.
 NUDGE_PX = 1e-6
 # The fine grid for contours oblique to the CT gets coarser rather than larger than this (100 MB).
 MAX_FINE_VOXELS = 1e8
@@ -124,12 +123,22 @@ def _box(planes: list, shape) -> tuple[slice, slice] | None:
 
 def _fill(polygons: list, box) -> np.ndarray:
     """uint8 [v, u] of the box: exclusive or of the polygons [n, 2] (u, v)."""
-    filled = np.zeros([part.stop - part.start for part in box], dtype=np.uint8)
+    crossings = np.zeros([part.stop - part.start + extra for part, extra in zip(box, (0, 1))], dtype=np.uint8)
     for points in polygons:
         rows, columns = points[:, 1] - box[0].start - NUDGE_PX, points[:, 0] - box[1].start - NUDGE_PX
-        inside = polygon(rows, columns, filled.shape)
-        filled[inside] ^= 1
-    return filled
+        for edge in zip(rows, columns, np.roll(rows, -1), np.roll(columns, -1)):
+            _cross(crossings, *edge)
+    # Even-odd rule: a pixel is inside where an odd number of edges lie to its left.
+    return np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1]
+
+
+def _cross(crossings: np.ndarray, row0: float, column0: float, row1: float, column1: float) -> None:
+    """Flip, in every row that an edge crosses, the first pixel to the right of the edge."""
+    low, high = sorted((row0, row1))
+    rows = np.arange(max(int(np.ceil(low)), 0), min(int(np.ceil(high)), len(crossings)))
+    if rows.size:
+        at = column0 + (rows - row0) * (column1 - column0) / (row1 - row0)
+        crossings[rows, np.clip(np.ceil(at), 0, crossings.shape[1] - 1).astype(int)] ^= 1
 
 
 def _plane_at(k: int, drawn: list, usual: float, reach: float, same: float, spacing) -> np.ndarray | None:

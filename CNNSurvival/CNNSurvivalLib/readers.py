@@ -1,6 +1,7 @@
 """CT and mask from files: NRRD, NIfTI, MetaImage, DICOM series, DICOM SEG, RTSTRUCT.
 
-SimpleITK reads pixels (GDCM those of DICOM), pydicom DICOM headers, highdicom SEG frames. What is added here is
+SimpleITK reads pixels (GDCM those of DICOM), pydicom DICOM headers, highdicom SEG frames. Slicer ships the first two,
+so a batch in Slicer reads the same files; only DICOM SEG and multi-frame CT need the third. What is added here is
 what they leave to the caller: which series, which segment, whether the two belong together, and one sentence for
 each thing that can be wrong. No message holds a name or number of the patient; of a series it gives the UID and
 the description.
@@ -20,15 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import highdicom
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 
-from CNNSurvivalLib.errors import CNNSurvivalError
-
 from . import rtstruct
-from .errors import UsageError
+from .errors import CNNSurvivalError, UsageError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # DICOM objects that are no images to predict from, and may lie beside them.
@@ -57,6 +55,18 @@ class Case:
     ijk_to_ras: np.ndarray
     warnings: tuple[str, ...]
     segment_name: str
+
+
+def _highdicom():
+    try:
+        import highdicom
+        import highdicom.seg
+    except ImportError as error:
+        raise CNNSurvivalError(
+            "DICOM SEG and multi-frame CT need the Python package 'highdicom', which is not installed here; install "
+            "it, or save the segmentation as .seg.nrrd or a label image."
+        ) from error
+    return highdicom
 
 
 class _Volume(NamedTuple):
@@ -369,7 +379,7 @@ def _read_multiframe(headers: Sequence[_Header], folder: Path):
             "that holds the CT."
         )
     with _reading("CT", headers[0].path):
-        volume = highdicom.imread(headers[0].path).get_volume(
+        volume = _highdicom().imread(headers[0].path).get_volume(
             dtype=np.float32, apply_modality_transform=True, apply_voi_transform=False, allow_missing_positions=False
         )
         matrix = np.array(volume.affine)[:, [2, 1, 0, 3]]  # highdicom counts [k, j, i]
@@ -507,7 +517,7 @@ def _interpolated(array: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> 
     """Planes at the wanted places, linear between those at ``places``."""
     result = np.empty((len(wanted), *array.shape[1:]), dtype=array.dtype)
     upper = np.clip(np.searchsorted(places, wanted), 1, len(places) - 1)
-    for k, (place, above) in enumerate(zip(wanted, upper, strict=True)):
+    for k, (place, above) in enumerate(zip(wanted, upper)):
         part = float(np.clip((place - places[above - 1]) / (places[above] - places[above - 1]), 0, 1))
         plane = (1 - part) * array[above - 1] + part * array[above]
         result[k] = np.rint(plane) if np.issubdtype(array.dtype, np.integer) else plane
@@ -673,7 +683,7 @@ def _integers(path: Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...
 
 def _read_seg(path: Path, segment: str | None, ct: _Volume) -> tuple[_Volume, str]:
     with _reading("mask", path):
-        seg = highdicom.seg.segread(path)
+        seg = _highdicom().seg.segread(path)
         numbers = [int(number) for number in seg.segment_numbers]
         names = [str(seg.get_segment_description(number).segment_label) for number in numbers]
         series = [str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", [])]

@@ -1,0 +1,94 @@
+"""``cnn-survival predict --manifest`` for Slicer without a window, on a cluster node for one:
+
+    Slicer --no-main-window --no-splash --python-script CNNSurvivalLib/headless.py --manifest cases.csv --output DIR
+
+Gives the same files (predictions.csv, failures.csv) and exit codes: 0 done, 1 the input cannot be used, 2 the command
+must be changed, 3 some cases failed. Needs nothing but what Slicer ships; DICOM SEG needs highdicom besides. The module
+need not be on Slicer's module path: this file finds its library by its own place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+DONE, UNUSABLE, USAGE, SOME_FAILED = 0, 1, 2, 3
+
+
+def main(arguments=None) -> int:
+    """Work through the cases; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as error:  # argparse has said what is wrong
+        return DONE if not error.code else USAGE
+    from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+
+    try:
+        return _run(options)
+    except UsageError as error:
+        return _say(str(error), USAGE)
+    except CNNSurvivalError as error:
+        return _say(str(error), UNUSABLE)
+
+
+def _run(options) -> int:
+    from CNNSurvivalLib.batch import cases_of, predict_case, run_batch, sentence, write_tables
+    from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
+    from CNNSurvivalLib.engines import create_engine
+    from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
+
+    bundle = load_bundle(options.model or default_bundle_folder())
+    engine = create_engine("numpy", bundle)
+    cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
+    changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices}
+
+    def tell(outcome) -> None:
+        print(f"{outcome.row.patient_id}: {outcome.reason or 'predicted'}", flush=True)
+
+    outcomes, stopped = run_batch(
+        cases, lambda case, progress: predict_case(case, bundle, engine, progress, **changes), tell
+    )
+    failed = write_tables(options.output, outcomes)
+    print(f"{sentence(outcomes, stopped, options.output)}\n{RESEARCH_USE_ONLY}", flush=True)
+    return SOME_FAILED if failed else DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="headless.py", description="Predict survival for many patients in Slicer.")
+    cases = parser.add_mutually_exclusive_group(required=True)
+    cases.add_argument("--manifest", metavar="CSV", help="a table with the columns image and mask and, if you like, "
+                       "segment and patient_id; paths relative to it")  # fmt: skip
+    cases.add_argument("--folder", metavar="FOLDER", help="a folder with a sub-folder for each patient, or with pairs "
+                       "of files")  # fmt: skip
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="gets predictions.csv and failures.csv")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model's folder (default: the one that ships)")
+    parser.add_argument("--min-roi", type=int, metavar="PX", help="as in cnn-survival predict")
+    parser.add_argument("--max-slices", type=int, metavar="N", help="as in cnn-survival predict")
+    return parser
+
+
+def _say(text: str, code: int) -> int:
+    print(f"Error: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _find_library() -> None:
+    here = Path(globals().get("__file__") or sys.argv[0]).resolve()
+    sys.path.insert(0, str(here.parents[1]))
+
+
+def _leave(status: int) -> None:
+    """End Slicer, or the interpreter where there is no Slicer, with this exit code."""
+    try:
+        import slicer
+    except ImportError:
+        sys.exit(status)
+    if getattr(slicer, "app", None) is None:  # slicer-core, which is no application
+        sys.exit(status)
+    slicer.util.exit(status)
+
+
+if __name__ == "__main__":
+    _find_library()
+    _leave(main(sys.argv[1:]))

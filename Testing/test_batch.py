@@ -1,0 +1,138 @@
+"""Many cases: from a folder, from a scene, and in Slicer without a window; the same tables as the command line's."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from CNNSurvivalLib import batch
+from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.errors import Cancelled, UsageError
+
+sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(path, array, spacing=(1.0, 1.0, 3.0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+
+
+@pytest.fixture
+def files(tmp_path, sphere):
+    """write_case(image path, mask path), below tmp_path."""
+    hu, mask = sphere()
+
+    def write_case(image, mask_file):
+        write(tmp_path / image, hu.astype(np.int16))
+        write(tmp_path / mask_file, mask.astype(np.uint8))
+
+    return write_case
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_patients_are_found_in_sub_folders(tmp_path, files):
+    files("a/ct.nrrd", "a/tumour.seg.nrrd")
+    files("b/scan.nii.gz", "b/GTV.nii.gz")
+    files("c/ct.nrrd", "c/mask1.nrrd")
+    write(tmp_path / "c" / "mask2.nrrd", np.zeros((2, 2, 2), np.uint8))
+    (tmp_path / "d").mkdir()
+    found = {row.patient_id: row for row in batch.folder_cases(tmp_path)}
+    assert (found["a"].image, found["a"].mask) == ("a/ct.nrrd", "a/tumour.seg.nrrd")
+    assert (found["b"].image, found["b"].mask) == ("b/scan.nii.gz", "b/GTV.nii.gz")
+    assert "1 CTs and 2 masks" in found["c"].problem and "0 CTs and 0 masks" in found["d"].problem
+
+
+def test_pairs_are_found_in_one_folder(tmp_path, files):
+    files("p1_ct.nrrd", "p1_mask.nrrd")
+    files("p2.nrrd", "p2.seg.nrrd")
+    files("segal_ct.nrrd", "segal_label.nrrd")  # a name that holds a word for masks
+    write(tmp_path / "p3_ct.nrrd", np.zeros((2, 2, 2), np.int16))
+    found = {row.patient_id: (row.image, row.mask, row.problem) for row in batch.folder_cases(tmp_path)}
+    assert found["p1"] == ("p1_ct.nrrd", "p1_mask.nrrd", None)
+    assert found["p2"] == ("p2.nrrd", "p2.seg.nrrd", None)
+    assert found["segal"] == ("segal_ct.nrrd", "segal_label.nrrd", None)
+    assert "1 CTs and 0 masks" in found["p3"][2]
+
+
+def test_a_folder_without_patients_is_said_to_be_one(tmp_path):
+    with pytest.raises(UsageError, match="holds no patients"):
+        batch.folder_cases(tmp_path)
+    with pytest.raises(UsageError, match="does not exist"):
+        batch.folder_cases(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="No folder is given"):
+        batch.cases_of("folder", "")
+
+
+def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, files, tiny_bundle):
+    for name in "abc":
+        files(f"{name}/ct.nrrd", f"{name}/mask.nrrd")
+    engine, seen = create_engine("numpy", tiny_bundle), []
+
+    def progress(step, fraction):
+        if step.startswith("2 of 3") and fraction > 0.4:
+            raise Cancelled
+
+    outcomes, stopped = batch.run_batch(
+        batch.folder_cases(tmp_path), lambda case, inside: batch.predict_case(case, tiny_bundle, engine, inside),
+        seen.append, progress,
+    )  # fmt: skip
+    assert stopped and [outcome.values is not None for outcome in outcomes] == [True, False, False]
+    assert len(seen) == 1 and outcomes[2].reason == batch.STOPPED
+    assert batch.write_tables(tmp_path / "out", outcomes) == 2
+    assert [row["patient_id"] for row in rows_of(tmp_path / "out" / "predictions.csv")] == ["a"]
+    assert "Stopped before the end." in batch.sentence(outcomes, stopped, "out")
+    assert batch.shown(outcomes[1])[-1] == batch.STOPPED
+
+
+def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files):
+    files("ct.nrrd", "mask.nrrd")
+    manifest = tmp_path / "cases.csv"
+    manifest.write_text("patient_id,image,mask\none,ct.nrrd,mask.nrrd\ntwo,ct.nrrd,lost.nrrd\n", encoding="utf-8")
+    script = ROOT / "CNNSurvival" / "CNNSurvivalLib" / "headless.py"
+    run = [sys.executable, str(script), "--manifest", str(manifest), "--output", str(tmp_path / "headless")]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "1 of 2 cases predicted" in done.stdout
+    from training_cli.cli import main
+
+    assert main(["predict", "--manifest", str(manifest), "--output", str(tmp_path / "cli")]) == 3
+    for name in ("predictions.csv", "failures.csv"):
+        assert (tmp_path / "headless" / name).read_bytes() == (tmp_path / "cli" / name).read_bytes()
+    wrong = subprocess.run([*run[:2], "--manifest", "nowhere.csv", "--output", "x"], capture_output=True, text=True,
+                           cwd=tmp_path, check=False)  # fmt: skip
+    assert wrong.returncode == 2 and "does not exist" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert subprocess.run(run[:2], capture_output=True, check=False).returncode == 2
+
+
+def test_the_patients_of_a_scene(tiny_bundle):
+    pytest.importorskip("slicer", reason="needs slicer-core")
+    import slicer
+
+    from test_scene import add_segmentation, add_volume, ball
+
+    scene = slicer.vtkMRMLScene()
+    logic = slicer.vtkSlicerSegmentationsModuleLogic()
+    logic.SetMRMLScene(scene)
+    with pytest.raises(UsageError, match="holds no CT"):
+        batch.scene_cases(scene)
+    first, second = (add_volume(scene, name=name) for name in ("CT 1", "CT 2"))
+    add_segmentation(scene, volume=first)
+    add_segmentation(scene, {"Liver": ball(), "Heart": ball()}, volume=second, name="Organs")
+    add_volume(scene, name="CT 3")
+    cases = batch.scene_cases(scene)
+    assert [case.patient_id for case in cases] == ["CT 1", "CT 2", "CT 3"]
+    assert "No segment of 'Organs'" in cases[1].problem and "no segmentation" in cases[2].problem
+    engine = create_engine("numpy", tiny_bundle)
+    outcomes, _ = batch.run_batch(cases, lambda case, inside: batch.predict_case(case, tiny_bundle, engine, inside))
+    assert [outcome.values is None for outcome in outcomes] == [False, True, True]
+    scene.Clear(1)
