@@ -482,18 +482,22 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         return self.scene.write_explanation(slicer.mrmlScene, volume, values, result), maps.sentence
 
     def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
-        """([paths written], [warnings]): report, picture, tables and, if ``scene``, all of the scene as .mrb."""
-        from CNNSurvivalLib.export import export_folder, export_scene
+        """Write report, picture, tables and, if ``scene``, all of the scene as .mrb; returns the paths."""
+        from CNNSurvivalLib.export import export_folder, free_path
+        from CNNSurvivalLib.widgets.painter import curve_png
 
-        if progress:
-            progress(_("Writing files"), 0.1)
+        report = progress or (lambda step, fraction: None)
+        report(_("Writing files"), 0.1)
         inputs = self.scene.read_record(result).get("inputs")
-        paths, warnings = export_folder(prediction, folder, inputs, patient)
+        paths = export_folder(prediction, folder, inputs, patient, lambda: curve_png(prediction))
         if scene:
-            if progress:
-                progress(_("Saving the scene"), 0.5)
-            paths = [*paths, export_scene(folder)]
-        return paths, warnings
+            report(_("Saving the scene"), 0.5)
+            path = free_path(folder, "scene.mrb")
+            if not slicer.util.saveScene(str(path)):
+                raise CNNSurvivalError(_("The scene cannot be saved as '{path}'; the other files are written.").format(
+                    path=path))  # fmt: skip
+            paths.append(path)
+        return paths
 
     def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
         """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.

@@ -299,6 +299,53 @@ class SelfTest:
         self.assertEqual(np.abs(values[:, :, :60]).max(), 0)
         widget.ui.showExplanationCheckBox.checked = False
 
+    def test_export(self):
+        import os
+        import tempfile
+
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            widget.ui.exportDirectoryButton.directory = folder
+            widget.ui.sceneCheckBox.checked = True
+            widget.ui.exportButton.click()
+            found = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)}
+        self.assertIn("Written to", widget.ui.statusLabel.text)
+        expected = {"report.pdf", "survival_curve.png", "survival_curve.csv", "horizons.csv", "slices.csv",
+                    "prediction.json", "scene.mrb"}  # fmt: skip
+        self.assertEqual(set(found), expected)
+        self.assertGreater(min(found.values()), 100)
+        self.assertGreater(found["survival_curve.png"], 10000)
+        widget.ui.sceneCheckBox.checked = False
+
+    def test_batchOfTheScene(self):
+        import os
+        import tempfile
+
+        import slicer
+
+        widget = self.makeWidget()
+        volume, _segmentation = self.makeCase()
+        second, organs = self.makeCase()
+        second.SetName("CT 2")
+        organs.GetSegmentation().RemoveSegment("GTVp")
+        widget.initializeParameterNode()
+        before = self.nodes()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            widget.ui.batchSourceComboBox.currentIndex = 0
+            widget.ui.batchDirectoryButton.directory = folder
+            widget.ui.batchButton.click()
+            self.assertEqual(set(os.listdir(folder)), {"predictions.csv", "failures.csv"})
+        self.assertIn("1 of 2 cases predicted", widget.ui.statusLabel.text)
+        self.assertEqual(widget.ui.batchTable.rowCount, 2)
+        self.assertEqual(widget.ui.batchTable.item(0, 0).text(), "CT")
+        self.assertIn("No segment", widget.ui.batchTable.item(1, 3).text())
+        self.assertEqual(self.nodes(), before)
+
     def test_sceneBringsThePanelBack(self):
         import os
         import tempfile

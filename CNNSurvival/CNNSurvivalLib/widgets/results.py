@@ -106,15 +106,13 @@ class ExportSection:
         folder = self.ui.exportDirectoryButton.directory
         patient = self._logic.scene.patient_name(volume) if self.ui.patientNameCheckBox.checked else None
         scene = self.ui.sceneCheckBox.checked
-        found = self._runner.click(
+        paths = self._runner.click(
             self.ui.exportButton,
             lambda progress: self._logic.export(volume, result, prediction, folder, patient, scene, progress),
         )
-        if found is not None:
-            paths, warnings = found
+        if paths is not None:
             names = ", ".join(path.name for path in paths)
-            text = _("Written to '{folder}': {names}.").format(folder=folder, names=names)
-            self._runner.showStatus("\n".join([text, *warnings]))
+            self._runner.showStatus(_("Written to '{folder}': {names}.").format(folder=folder, names=names))
 
 
 class BatchSection:

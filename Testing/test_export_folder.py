@@ -1,0 +1,112 @@
+"""What the panel exports: a report on one page, a picture, tables; the tables are the command line's."""
+
+import csv
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+
+from CNNSurvivalLib import prediction as pr
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.export import export_folder, free_path
+from CNNSurvivalLib.pdf import BOLD, Page, text_width, wrapped
+from CNNSurvivalLib.report import write_report
+from CNNSurvivalLib.slices import axial_geometry
+
+INPUTS = {"volume": "CT chest", "segmentation": "Contours", "segment": "GTVp"}
+
+
+@pytest.fixture
+def prediction(sphere, tiny_bundle):
+    return pr.predict(*sphere(), axial_geometry((3.0, 1.0, 1.0)), tiny_bundle)
+
+
+def text_of(content):
+    """All text of a PDF that we wrote."""
+    streams = re.findall(rb"stream\n(.*?)\nendstream", content, re.S)
+    page = zlib.decompress(streams[0]).decode("latin-1")
+    strings = re.findall(r"\(((?:\\.|[^\\()])*)\) Tj", page)
+    return " ".join(re.sub(r"\\(.)", r"\1", text) for text in strings)
+
+
+def report(prediction, path, **options):
+    write_report(prediction, path, INPUTS, when="2026-01-01", **options)
+    return path.read_bytes()
+
+
+def test_the_report_says_what_a_radiologist_asks(prediction, tmp_path):
+    text = text_of(report(prediction, tmp_path / "report.pdf"))
+    for words in ("Research use only", "CT: CT chest", "Segment: GTVp", "18 months", "Median survival", "Warnings",
+                  prediction.bundle.id, "Reference cohort", prediction.bundle.sha256[:16], "2026-01-01"):  # fmt: skip
+        assert words in text, words
+    assert f"{prediction.horizon_survival[2]:.0%}" in text
+
+
+def test_the_patient_is_named_only_if_that_is_asked_for(prediction, tmp_path):
+    assert "Doe" not in text_of(report(prediction, tmp_path / "a.pdf"))
+    assert "Patient: Doe^Jane" in text_of(report(prediction, tmp_path / "b.pdf", patient="Doe^Jane"))
+
+
+def test_it_is_one_page_that_other_software_reads(prediction, tmp_path):
+    from dataclasses import replace
+
+    many = replace(prediction, warnings=tuple(f"Warning {n} " + "of many words " * 20 for n in range(50)))
+    content = report(many, tmp_path / "report.pdf", patient="\u80bf \u202e(x)\\\n" * 60)
+    assert content.startswith(b"%PDF-1.4") and content.rstrip().endswith(b"%%EOF")
+    assert "more; prediction.json has them all" in text_of(content)
+    places = [int(line) for line in re.findall(rb"(\d{10}) 00000 n", content)]
+    assert all(content[place:].startswith(b"%d 0 obj" % number) for number, place in enumerate(places, 1))
+    lowest = min(float(y) for y in re.findall(r"[\d.]+ ([\d.]+) Tm", zlib.decompress(
+        re.findall(rb"stream\n(.*?)\nendstream", content, re.S)[0]).decode("latin-1")))  # fmt: skip
+    assert lowest >= 29, "nothing runs off the page"
+    pypdf = pytest.importorskip("pypdf", reason="the page is also read by pypdf, where that is installed")
+    assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 1
+
+
+def test_the_same_prediction_gives_the_same_bytes(prediction, tmp_path):
+    assert report(prediction, tmp_path / "a.pdf") == report(prediction, tmp_path / "b.pdf")
+
+
+def test_lines_are_as_wide_as_they_may_be():
+    assert text_width("AVA", 10) == pytest.approx(20.01)  # 667 three times
+    assert text_width("W", 10, BOLD) == pytest.approx(9.44)
+    lines = wrapped("word " * 40 + "x" * 300, 100, 9)
+    assert all(text_width(line, 9) <= 100 for line in lines)
+    assert "".join(lines).replace(" ", "") == "word" * 40 + "x" * 300
+    assert wrapped("", 100, 9) == [""]
+
+
+def test_pictures_keep_their_pixels():
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    page = Page()
+    page.image(10, 10, 40, 30, pixels)
+    streams = re.findall(rb"stream\n(.*?)\nendstream", page.to_bytes("x"), re.S)
+    assert zlib.decompress(streams[1]) == pixels.tobytes()
+
+
+def test_the_folder_holds_what_the_command_line_writes(prediction, tmp_path):
+    paths = export_folder(prediction, tmp_path / "out", INPUTS, picture=lambda: b"PNG")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in paths}
+    assert (tmp_path / "out" / "survival_curve.png").read_bytes() == b"PNG"
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
+    assert record["risk"] == prediction.risk and record["input"] == INPUTS
+    for name, table in (("survival_curve.csv", pr.curve_table), ("slices.csv", pr.slice_table)):
+        with open(tmp_path / "out" / name, newline="", encoding="utf-8") as stream:
+            header, *rows = csv.reader(stream)
+        assert header == table(prediction)[0] and len(rows) == len(table(prediction)[1])
+    assert free_path(tmp_path / "out", "report.pdf").name == "report-2.pdf"
+
+
+def test_what_goes_wrong_leaves_no_json(prediction, tmp_path):
+    def fails():
+        raise CNNSurvivalError("no picture")
+
+    with pytest.raises(CNNSurvivalError):
+        export_folder(prediction, tmp_path / "out", picture=fails)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "prediction.json" not in names and "survival_curve.png" not in names
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CNNSurvivalError, match="cannot be written"):
+        export_folder(prediction, tmp_path / "file")
