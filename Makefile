@@ -6,12 +6,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 DEMO = .venv-demo
 TEST = .venv-test
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-slicer lint clean
 
 help:
 	@echo "make demo   predict survival for a made-up patient; results in demo-output/"
 	@echo "make test   run all tests (and the linter)"
 	@echo "make lint   run the linter alone"
+	@echo "make test-slicer SLICER=/path/to/Slicer   run the module's tests in an installed Slicer"
 	@echo "make clean  remove what the other targets made"
 
 demo: $(DEMO)/.ready
@@ -19,6 +20,12 @@ demo: $(DEMO)/.ready
 
 test: $(TEST)/.ready lint
 	$(TEST)/bin/python -m pytest -q
+
+# Slicer's exit code is that of the tests; QT_QPA_PLATFORM=offscreen or xvfb-run where there is no display.
+test-slicer:
+	@test -n "$(SLICER)" || { echo "Say where Slicer is: make test-slicer SLICER=/path/to/Slicer"; exit 1; }
+	"$(SLICER)" --testing --no-splash --no-main-window --disable-cli-modules \
+	  --additional-module-paths "$(CURDIR)/CNNSurvival" --python-script "$(CURDIR)/Testing/slicer/run_tests.py"
 
 lint: $(TEST)/.ready
 	$(TEST)/bin/ruff check .

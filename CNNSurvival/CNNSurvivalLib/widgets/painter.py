@@ -3,7 +3,8 @@
 import qt
 
 from CNNSurvivalLib.pdf import BOLD
-from CNNSurvivalLib.report import draw_curve
+from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
+from CNNSurvivalLib.report import RED, draw_curve
 
 WIDTH, HEIGHT = 1600, 1000
 
@@ -48,7 +49,9 @@ def curve_png(prediction) -> bytes:
     image.fill(qt.Qt.white)
     painter = qt.QPainter(image)
     painter.setRenderHint(qt.QPainter.Antialiasing)
-    draw_curve(Painter(painter), prediction, 20, 20, WIDTH - 40, HEIGHT - 40, scale=3.2)
+    canvas = Painter(painter)
+    draw_curve(canvas, prediction, 20, 20, WIDTH - 40, HEIGHT - 60, scale=3.2)
+    canvas.text(30, HEIGHT - 20, f"{RESEARCH_USE_ONLY} {prediction.bundle.id}", 24, BOLD, RED)
     painter.end()
     data = qt.QByteArray()
     buffer = qt.QBuffer(data)

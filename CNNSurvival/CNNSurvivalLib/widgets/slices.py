@@ -54,6 +54,7 @@ class SlicesSection:
             table.item(row, 0).setToolTip(_("What the network saw; untick it to leave it out of the curve."))
         table.resizeRowsToContents()
         table.resizeColumnsToContents()
+        table.setColumnWidth(0, table.iconSize.width() + 70)  # check box, picture and rank
 
     # --- What the user does
 
