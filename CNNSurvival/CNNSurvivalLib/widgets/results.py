@@ -92,6 +92,7 @@ class ExportSection:
         self._runner = runner
         self._prediction = prediction
         self._inputs = inputs
+        ui.exportDirectoryButton.directory = qt.QDir.homePath()
         ui.exportButton.connect("clicked(bool)", self.onExportButton)
 
     def show(self) -> None:
@@ -130,6 +131,7 @@ class BatchSection:
         ui.batchTable.setHorizontalHeaderLabels([_("Patient"), _("18-month risk"), _("Median"), _("Outcome")])
         ui.batchTable.horizontalHeader().setStretchLastSection(True)
         ui.batchTable.verticalHeader().hide()
+        ui.batchDirectoryButton.directory = qt.QDir.homePath()
         ui.batchSourceComboBox.connect("currentIndexChanged(int)", self._onSourceChanged)
         ui.batchButton.connect("clicked(bool)", self.onBatchButton)
         self._onSourceChanged(0)
