@@ -268,3 +268,16 @@ def test_real_tumours_are_cut_as_they_lie(shared_data):
         inside = np.sort(windowed[k][mask[k]])
         shown = np.sort(s.images[number].ravel())[-inside.size :]
         np.testing.assert_allclose(shown, inside, atol=0.51)
+
+
+def test_ranks_are_scipys():
+    from scipy.stats import rankdata
+
+    from CNNSurvivalLib.slices import percentile_rank_score
+
+    random = np.random.default_rng(0)
+    for size, most in ((1, 2), (50, 8), (400, 1000)):
+        area, intensity = random.integers(0, most, size), random.normal(size=size)
+        _score, area_rank, intensity_rank = percentile_rank_score(area, intensity)
+        np.testing.assert_array_equal(area_rank, rankdata(area) / size)
+        np.testing.assert_array_equal(intensity_rank, rankdata(intensity) / size)

@@ -20,6 +20,9 @@ from .hazards import hazards_from_logits
 from .network import BATCH_NORM_EPSILON, GREY_SCALE, POOLS, import_torch, network_from_weights, network_input
 
 ENGINES = ("numpy", "torch")
+# Matrix products of this width stay below the size from which OpenBLAS spreads one over all processors: these are so
+# small that the threads wait for one another longer than they compute, and their number would change the last bits.
+_COLUMNS = 80
 
 
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
@@ -110,7 +113,7 @@ class TorchEngine:
 class _Maps(NamedTuple):
     """Feature maps of size x size pixels: ``values`` in a window, ``background`` everywhere else."""
 
-    values: np.ndarray  # float32 [channels, rows, columns]
+    values: np.ndarray  # float32 [rows, channels, columns]
     top: int
     left: int
     size: int
@@ -120,14 +123,14 @@ class _Maps(NamedTuple):
 class _Layer(NamedTuple):
     """A convolution with the ReLU and the batch normalisation after it."""
 
-    kernel: np.ndarray  # float32 [32, channels * 9]
+    kernel: np.ndarray  # float32 [3, 32, 3 * channels]: per column of the 3 x 3, its rows and their channels
     bias: np.ndarray  # float32 [32]
     scale: np.ndarray  # batch norm as scale * x + shift
     shift: np.ndarray
 
     @classmethod
     def of(cls, weights: dict, layer: int) -> _Layer:
-        kernel = np.asarray(weights[f"conv{layer}.weight"], np.float32)
+        kernel = np.asarray(weights[f"conv{layer}.weight"], np.float32).transpose(3, 0, 2, 1)  # column, out, row, in
         norm = {
             name: np.asarray(weights[f"norm{layer}.{name}"], np.float64)
             for name in ("weight", "bias", "running_mean", "running_var")
@@ -135,14 +138,14 @@ class _Layer(NamedTuple):
         scale = norm["weight"] / np.sqrt(norm["running_var"] + BATCH_NORM_EPSILON)
         shift = norm["bias"] - norm["running_mean"] * scale
         return cls(
-            kernel.reshape(len(kernel), -1),
+            np.ascontiguousarray(kernel).reshape(3, kernel.shape[1], -1),
             np.asarray(weights[f"conv{layer}.bias"], np.float32),
             scale.astype(np.float32),
             shift.astype(np.float32),
         )
 
     def activate(self, x: np.ndarray) -> np.ndarray:
-        """ReLU and batch norm of [32, n], in place."""
+        """ReLU and batch norm of [..., 32, n], in place."""
         x += self.bias[:, np.newaxis]
         np.maximum(x, 0, out=x)
         x *= self.scale[:, np.newaxis]
@@ -155,17 +158,17 @@ def _window_of(image: np.ndarray) -> _Maps:
     rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
     top, left = (int(rows[0]), int(columns[0])) if rows.size else (0, 0)
     bottom, right = (int(rows[-1]) + 1, int(columns[-1]) + 1) if rows.size else (0, 0)
-    values = image[np.newaxis, top:bottom, left:right] * np.float32(GREY_SCALE)
+    values = image[top:bottom, np.newaxis, left:right] * np.float32(GREY_SCALE)
     return _Maps(values, top, left, image.shape[0], np.zeros(1, np.float32))
 
 
 def _grow(maps: _Maps, top: int, left: int, bottom: int, right: int) -> np.ndarray:
     """The maps' values on the window [top:bottom, left:right], which holds their own."""
-    channels, rows, columns = maps.values.shape
-    grown = np.empty((channels, bottom - top, right - left), np.float32)
-    grown[:] = maps.background[:, np.newaxis, np.newaxis]
+    rows, channels, columns = maps.values.shape
+    grown = np.empty((bottom - top, channels, right - left), np.float32)
+    grown[:] = maps.background[:, np.newaxis]
     row, column = maps.top - top, maps.left - left
-    grown[:, row : row + rows, column : column + columns] = maps.values
+    grown[row : row + rows, :, column : column + columns] = maps.values
     return grown
 
 
@@ -174,32 +177,49 @@ def _convolve(maps: _Maps, layer: _Layer) -> _Maps:
 
     Output pixel (y, x) sees input pixels y..y+2, x..x+2, so the window's influence begins two pixels before it.
     """
-    rows, columns = maps.values.shape[1:]
+    rows, _channels, columns = maps.values.shape
     size = maps.size - 2
     top, left = max(maps.top - 2, 0), max(maps.left - 2, 0)
     bottom, right = min(maps.top + rows, size), min(maps.left + columns, size)
     seen = _grow(maps, top, left, bottom + 2, right + 2)
-    height, width = bottom - top, right - left
-    shifted = [seen[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    patches = np.stack(shifted, axis=1).reshape(layer.kernel.shape[1], height * width)
-    values = layer.activate(layer.kernel @ patches).reshape(len(layer.kernel), height, width)
-    background = layer.activate(layer.kernel @ np.repeat(maps.background, 9)[:, np.newaxis])[:, 0]
+    values = layer.activate(_correlate(seen, layer.kernel))
+    flat = np.tile(maps.background, 3)[:, np.newaxis]
+    background = layer.activate(sum(column @ flat for column in layer.kernel))[:, 0]
     return _Maps(values, top, left, size, background)
+
+
+def _correlate(seen: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """float32 [rows, channels, columns] and [3, 32, 3 * channels] -> [rows - 2, 32, columns - 2].
+
+    In this layout three rows with all their channels lie one after the other in memory, so that they are a matrix
+    without being copied.
+    """
+    rows, channels, columns = seen.shape
+    height, width = rows - 2, columns - 2
+    triples = np.lib.stride_tricks.as_strided(seen, (height, 3 * channels, columns), seen.strides, writeable=False)
+    result = np.empty((height, kernel.shape[1], width), np.float32)
+    for first in range(0, width, _COLUMNS):
+        last = min(first + _COLUMNS, width)
+        part = result[:, :, first:last]
+        np.matmul(kernel[0], triples[:, :, first:last], out=part)
+        for column in (1, 2):
+            part += np.matmul(kernel[column], triples[:, :, first + column : last + column])
+    return result
 
 
 def _max_pool(maps: _Maps, pool: int) -> _Maps:
     """Max-pooling with stride ``pool``; rows and columns that do not fill a last cell are dropped, as in PyTorch."""
-    rows, columns = maps.values.shape[1:]
+    rows, channels, columns = maps.values.shape
     size = maps.size // pool
     top, left = maps.top // pool, maps.left // pool
     bottom, right = -(-(maps.top + rows) // pool), -(-(maps.left + columns) // pool)
     cells = _grow(maps, top * pool, left * pool, bottom * pool, right * pool)
     bottom, right = min(bottom, size), min(right, size)
     height, width = max(bottom - top, 0), max(right - left, 0)
-    cells = cells[:, : height * pool, : width * pool].reshape(len(cells), height, pool, width, pool)
-    return _Maps(cells.max(axis=(2, 4)), top, left, size, maps.background)
+    cells = cells[: height * pool, :, : width * pool].reshape(height, pool, channels, width, pool)
+    return _Maps(cells.max(axis=(1, 4)), top, left, size, maps.background)
 
 
 def _whole(maps: _Maps) -> np.ndarray:
     """The maps as one array [channels, size, size]."""
-    return _grow(maps, 0, 0, maps.size, maps.size)
+    return _grow(maps, 0, 0, maps.size, maps.size).transpose(1, 0, 2)

@@ -1,8 +1,9 @@
 """What is done with a result: compared, explained, exported."""
 
 import qt
-import slicer
 from slicer.i18n import tr as _
+
+import slicer
 
 
 class CompareSection:

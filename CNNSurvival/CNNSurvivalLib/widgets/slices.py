@@ -1,8 +1,9 @@
 """The slices that the curve is made of: seen, visited, left out."""
 
 import qt
-import slicer
 from slicer.i18n import tr as _
+
+import slicer
 
 
 class SlicesSection:
