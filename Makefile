@@ -6,13 +6,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 DEMO = .venv-demo
 TEST = .venv-test
 
-.PHONY: help demo test test-slicer lint clean
+.PHONY: help demo test test-slicer benchmark lint clean
 
 help:
 	@echo "make demo   predict survival for a made-up patient; results in demo-output/"
 	@echo "make test   run all tests (and the linter)"
 	@echo "make lint   run the linter alone"
 	@echo "make test-slicer SLICER=/path/to/Slicer   run the module's tests in an installed Slicer"
+	@echo "make benchmark   measure, into Testing/benchmarks/results.md; ARGS='--store STORE --cohort FOLDER'"
 	@echo "make clean  remove what the other targets made"
 
 demo: $(DEMO)/.ready
@@ -26,6 +27,9 @@ test-slicer:
 	@test -n "$(SLICER)" || { echo "Say where Slicer is: make test-slicer SLICER=/path/to/Slicer"; exit 1; }
 	"$(SLICER)" --testing --no-splash --no-main-window --disable-cli-modules \
 	  --additional-module-paths "$(CURDIR)/CNNSurvival" --python-script "$(CURDIR)/Testing/slicer/run_tests.py"
+
+benchmark: $(TEST)/.ready
+	$(TEST)/bin/python Testing/benchmarks/run.py $(ARGS)
 
 lint: $(TEST)/.ready
 	$(TEST)/bin/ruff check .
