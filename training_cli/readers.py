@@ -50,6 +50,8 @@ MAX_COMPRESSION = 1100
 # A NRRD header line longer than this must be a key:=value: ITK's reader writes others that it cannot parse into a
 # buffer of fixed size, and crashes.
 MAX_NRRD_FIELD = 400
+# The libraries' time for a segmentation grows with the square of its segments, or 4 ms for each; anatomy has some 200.
+MAX_SEGMENTS, MAX_NRRD_LINES = 1000, 20_000
 # Where slices are missing, a series is filled up to at most so many times its number.
 MOST_MISSING = 5
 # Grids whose corners are this part of a voxel apart are the same (NIfTI keeps single precision).
@@ -177,7 +179,6 @@ def _is_dicom(what: str, path: Path) -> bool:
 
 def _read_image(what: str, path: Path) -> sitk.Image:
     with _reading(what, path):
-        _check_nrrd_header(what, path)
         _check_declared_size(what, path)
         image = sitk.ReadImage(str(path))
         _check_nifti_length(path, image)
@@ -186,35 +187,44 @@ def _read_image(what: str, path: Path) -> sitk.Image:
     return image
 
 
-def _check_nrrd_header(what: str, path: Path) -> None:
-    """Raises ValueError where a NRRD header would crash ITK's reader, and where its data lie in no file."""
+def _check_declared_size(what: str, path: Path) -> None:
+    """Raises CNNSurvivalError for an image that claims to be larger than any, or than its file can hold."""
     with path.open("rb") as file:
-        if file.read(4) != b"NRRD":
-            return
-        for line in iter(file.readline, b""):
+        nrrd = file.read(4) == b"NRRD"
+    if nrrd:
+        size = _nrrd_size(what, path)
+    else:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        size = [reader.GetNumberOfComponents(), *reader.GetSize()]
+    with_data = path.suffix.lower() not in (".nhdr", ".mhd", ".hdr")
+    voxels = math.prod(size)
+    if voxels > MAX_VOXELS or (with_data and voxels > MAX_COMPRESSION * path.stat().st_size):
+        raise CNNSurvivalError(f"The {what} {path} says that it has {voxels:.2g} voxels, which it cannot hold; it is "
+                               "damaged.")  # fmt: skip
+
+
+def _nrrd_size(what: str, path: Path) -> list[int]:
+    """The sizes in a NRRD header. Raises ValueError for a header that would crash ITK's reader, CNNSurvivalError for
+    one that would keep it busy for minutes, or whose data lie in no file."""
+    size: list = []
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(file.readline, b"")):
             if not line.strip(b"\r\n"):
-                return
+                break
+            if number > MAX_NRRD_LINES:
+                raise _too_many_segments(path)
             field, _, value = line.partition(b": ")
             if len(line) > MAX_NRRD_FIELD and b":=" not in field and not line.startswith(b"#"):
                 raise ValueError("a header line too long")
-            if field.replace(b" ", b"").lower() == b"datafile" and not value.startswith(b"LIST") and b"%" not in value:
-                data = path.parent / os.fsdecode(value.strip())
-                if not data.is_file():
+            name = field.replace(b" ", b"").lower()
+            if name == b"sizes":
+                size = [int(part) for part in value.split()]
+            if name == b"datafile" and not value.startswith(b"LIST") and b"%" not in value:
+                if not (path.parent / os.fsdecode(value.strip())).is_file():
                     raise CNNSurvivalError(f"The data of the {what} {path} are missing; its header names another file.")
-
-
-def _check_declared_size(what: str, path: Path) -> None:
-    """Raises CNNSurvivalError for an image that claims to be larger than any, or than its file can hold."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    size = reader.GetSize()
-    voxels = math.prod(size) * reader.GetNumberOfComponents()
-    with_data = path.suffix.lower() not in (".nhdr", ".mhd", ".hdr")
-    if voxels > MAX_VOXELS or (with_data and voxels > MAX_COMPRESSION * path.stat().st_size):
-        raise CNNSurvivalError(
-            f"The {what} {path} says that it has {_size(size)} voxels, which it cannot hold; it is damaged."
-        )
+    return size
 
 
 def _check_nifti_length(path: Path, image: sitk.Image) -> None:
@@ -757,9 +767,13 @@ def _integers(path: Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...
 
 def _read_seg(path: Path, segment: str | None, ct: _Volume) -> tuple[_Volume, str]:
     with _reading("mask", path):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SegmentSequence"])
+        if len(header.SegmentSequence) > MAX_SEGMENTS:
+            raise _too_many_segments(path)
         seg = highdicom.seg.segread(path)
         numbers = [int(number) for number in seg.segment_numbers]
-        names = [str(seg.get_segment_description(number).segment_label) for number in numbers]
+        labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in seg.SegmentSequence}
+        names = [labels[number] for number in numbers]
         series = [str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", [])]
         frame_uid = str(seg.get("FrameOfReferenceUID", "") or "")
     chosen = _choose(path, "segment", names, numbers, segment)
@@ -770,6 +784,12 @@ def _read_seg(path: Path, segment: str | None, ct: _Volume) -> tuple[_Volume, st
             return _Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)), names[chosen]
         array, matrix = _stack_frames(frames)
     return _Volume(array, matrix, notes), names[chosen]
+
+
+def _too_many_segments(path: Path) -> CNNSurvivalError:
+    return CNNSurvivalError(
+        f"The file {path} describes more than {MAX_SEGMENTS} segments; save the tumour's segment in a file of its own."
+    )
 
 
 class _Frame(NamedTuple):

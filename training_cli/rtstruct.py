@@ -30,10 +30,10 @@ FILLED_GAP = 1.5
 # Vertices often lie exactly on pixel centres; scikit-image counts all of these as inside. Moved by this part of a
 # pixel, those on the upper left edge are in and those on the lower right are out, so areas are not biased.
 NUDGE_PX = 1e-6
-# The fine grid for contours oblique to the CT gets coarser rather than larger than this (100 MB).
-MAX_FINE_VOXELS = 1e8
+# The fine grid for contours oblique to the CT gets coarser rather than larger than this (30 MB; seconds).
+MAX_FINE_VOXELS = 3e7
 # No patient reaches further from the origin than this; what does is damaged.
-MAX_PLACE_MM = 1e5
+MAX_PLACE_MM = 1e4
 
 
 def structures(dataset: Dataset) -> list[tuple[str, int]]:
