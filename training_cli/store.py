@@ -126,7 +126,7 @@ def open_store(folder) -> Store:
         images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
         slices = _read_csv(folder / SLICES_FILE, dtype={"patient_id": str})
         patients = _read_csv(folder / PATIENTS_FILE, dtype={"patient_id": str, "segment": str})
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise CNNSurvivalError(f"The store '{folder}' cannot be read ({error}); make it again.") from error
     if not isinstance(info, dict):
         raise CNNSurvivalError(f"The store '{folder}' is damaged ({STORE_FILE} is no table of values); make it again.")
