@@ -81,6 +81,7 @@ def make_targets(folder: Path) -> Path:
     from CNNSurvivalLib.bundle import save_bundle
     from training_cli.phantom import _save
 
+    folder.mkdir(parents=True, exist_ok=True)
     hu, mask = arrays()
     # Mostly zeros, so that the compressed file is small and every byte of it can be tried.
     weights = {name: np.where(np.arange(w.size).reshape(w.shape) % 97 == 1, w, 0) if w.size > 999 else w

@@ -4,6 +4,8 @@ In a normal run a sample is tried; CNNSURVIVAL_FUZZ=full cuts every file off at 
 (an hour; -k picks a part of it).
 """
 
+# ruff: noqa: E402 (what may be missing is looked for before it is imported)
+
 import csv
 import gzip
 import hashlib
@@ -34,7 +36,8 @@ from training_cli.readers import read_case
 FULL = os.environ.get("CNNSURVIVAL_FUZZ") == "full"
 UNIX = pytest.mark.skipif(sys.platform == "win32", reason="needs pipes, links and limits of a Unix system")
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux' limit of address space")
-NASTY_NAMES = ["GTV\nError: all is well.", "\u202egpj.VTG", "GTV\u200f\u2028", "\x1b[2J\x1b]0;gone\x07", "a" * 5000, " ", ""]
+NASTY_NAMES = ["GTV\nError: all is well.", "\u202egpj.VTG", "GTV\u200f\u2028", "\x1b[2J\x1b]0;gone\x07", "a" * 5000,
+               " ", ""]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_files_cut_off_and_damaged_are_refused_or_read(targets, tmp_path, target
     size = (targets / maker.NAMES[target]).stat().st_size
     cut = maker.run_worker(targets, tmp_path / "w", target, "truncate", 0, size, 1 if FULL else max(1, size // 12))
     spoilt = maker.run_worker(targets, tmp_path / "w", target, "corrupt", 0, 1000 if FULL else 50)
-    print(f"{target}: cut off {cut.tried} times, {cut.refused} refused; damaged {spoilt.tried}, {spoilt.refused} refused")
+    print(f"{target}: cut off {cut.tried}, {cut.refused} refused; damaged {spoilt.tried}, {spoilt.refused} refused")
     assert not cut.faults + spoilt.faults
     assert cut.tried >= 12 and spoilt.tried >= 50 and cut.refused and spoilt.refused
 

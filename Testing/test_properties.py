@@ -3,6 +3,8 @@
 In a normal run a few of each; CNNSURVIVAL_FUZZ=full tries a hundred times as many.
 """
 
+
+
 import itertools
 import json
 import os
@@ -21,8 +23,13 @@ from CNNSurvivalLib.bundle import load_bundle, save_bundle
 from CNNSurvivalLib.engines import NumpyEngine, TorchEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import armed, disarmed
-from CNNSurvivalLib.hazards import hazards_from_logits, median_survival, restricted_mean_survival
-from CNNSurvivalLib.hazards import survival_at, survival_function
+from CNNSurvivalLib.hazards import (
+    hazards_from_logits,
+    median_survival,
+    restricted_mean_survival,
+    survival_at,
+    survival_function,
+)
 from CNNSurvivalLib.slices import Preprocessing, axial_geometry, extract_slices
 
 MORE = 100 if os.environ.get("CNNSURVIVAL_FUZZ") == "full" else 1

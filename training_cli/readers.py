@@ -115,8 +115,8 @@ def read_case(image, mask, segment: str | None = None, series_uid: str | None = 
     found = _read_mask(mask, segment, ct)
     if not found.array.any():
         raise CNNSurvivalError(
-            f"No voxel of the CT lies inside segment '{_shown(found.name)}' of {mask}: it is smaller than a voxel; check the "
-            "contour."
+            f"No voxel of the CT lies inside segment '{_shown(found.name)}' of {mask}: it is smaller than a voxel; "
+            "check the contour."
         )
     return Case(
         hu=ct.array,
@@ -672,8 +672,8 @@ def _choose(path: Path, kind: str, names: Sequence[str], numbers: Sequence[int],
     if not matches:
         raise UsageError(f"The mask {path} has no {kind} '{_shown(segment)}'; it has {existing}.")
     raise UsageError(
-        f"The mask {path} has {len(matches)} {kind}s that '{_shown(segment)}' can mean; rename them, or choose another: "
-        f"{existing}."
+        f"The mask {path} has {len(matches)} {kind}s that '{_shown(segment)}' can mean; rename them, or choose "
+        f"another: {existing}."
     )
 
 

@@ -20,6 +20,8 @@ from .hazards import hazards_from_logits
 from .network import BATCH_NORM_EPSILON, GREY_SCALE, POOLS, import_torch, network_from_weights, network_input
 
 ENGINES = ("numpy", "torch")
+# OpenBLAS (in NumPy's wheels and in Slicer) uses one thread for products of up to so many multiplications.
+ONE_THREAD_PRODUCT = 4 * 65536
 
 
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
@@ -182,9 +184,22 @@ def _convolve(maps: _Maps, layer: _Layer) -> _Maps:
     height, width = bottom - top, right - left
     shifted = [seen[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
     patches = np.stack(shifted, axis=1).reshape(layer.kernel.shape[1], height * width)
-    values = layer.activate(layer.kernel @ patches).reshape(len(layer.kernel), height, width)
+    values = layer.activate(_product(layer.kernel, patches)).reshape(len(layer.kernel), height, width)
     background = layer.activate(layer.kernel @ np.repeat(maps.background, 9)[:, np.newaxis])[:, 0]
     return _Maps(values, top, left, size, background)
+
+
+def _product(kernel: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """kernel @ patches, in parts that BLAS computes on one thread.
+
+    Shared among threads, the last bits would depend on their number; and on a busy machine threads that wait for one
+    another take far longer than these products.
+    """
+    result = np.empty((len(kernel), patches.shape[1]), np.float32)
+    step = max(4, ONE_THREAD_PRODUCT // kernel.size // 4 * 4)
+    for start in range(0, patches.shape[1], step):
+        np.matmul(kernel, patches[:, start : start + step], out=result[:, start : start + step])
+    return result
 
 
 def _max_pool(maps: _Maps, pool: int) -> _Maps:

@@ -13,9 +13,8 @@ from typing import Iterable, Iterator, Sequence
 
 from .errors import CNNSurvivalError
 
-# A spreadsheet takes a cell that begins with = + - @ (or their wide twins), maybe after white space that it drops, for a
-# formula and may run it. Where lists are separated by semicolons or tabs it also begins a cell after one of those,
-# within what is one cell to us.
+# A spreadsheet takes a cell that begins with = + - @ (or their wide twins), maybe after white space that it drops, for
+# a formula and may run it. Where it separates cells by semicolons or tabs, one also begins within what is one to us.
 _FORMULA = re.compile(r"""(^|[;\t\r\n]"?)('*)(?=[=+\-@＝＋－＠\t\r\n])""")
 _DISARMED = re.compile(r"""(^|[;\t\r\n]"?)'('*)(?=[=+\-@＝＋－＠\t\r\n])""")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
