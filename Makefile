@@ -26,7 +26,7 @@ test: $(TEST)/.ready lint
 test-slicer:
 	@test -n "$(SLICER)" || { echo "Say where Slicer is: make test-slicer SLICER=/path/to/Slicer"; exit 1; }
 	"$(SLICER)" --testing --no-splash --no-main-window --disable-cli-modules \
-	  --additional-module-paths "$(CURDIR)/CNNSurvival" --python-script "$(CURDIR)/Testing/slicer/run_tests.py"
+	  --additional-module-paths "$(CURDIR)/CNNSurvival" --python-script "$(CURDIR)/Testing/in_slicer/run_tests.py"
 
 benchmark: $(TEST)/.ready
 	$(TEST)/bin/python Testing/benchmarks/run.py $(ARGS)

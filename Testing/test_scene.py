@@ -793,6 +793,10 @@ def test_the_map_lies_on_the_ct_and_is_replaced(scene, tiny_bundle):
     assert node.GetTransformNodeID() == volume.GetTransformNodeID()
     assert node.GetSpacing() == pytest.approx(volume.GetSpacing())
     assert scene_io.guess_volume(scene) is volume
+    segmentation = results[0].record.GetNodeReference("CNNSurvival.segmentation")
+    fewer = scene_io.predict_nodes(volume, segmentation, "Tumour", tiny_bundle, max_slices=1)
+    scene_io.write_result(scene, fewer, volume, segmentation, "Tumour")
+    assert scene_io.find_explanation(scene, results[0]) is None, "it was made of other slices"
     count = scene.GetNumberOfNodes()
     assert scene_io.write_explanation(scene, volume, -values, results[0]) is node
     assert scene.GetNumberOfNodes() == count

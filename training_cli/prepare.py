@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-import os
 import re
 import shutil
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -273,11 +275,13 @@ def _fingerprint(case: CaseInput, preprocessing: Preprocessing) -> str:
 
 
 def _read_part(part: Path) -> dict:
-    """The facts of a part; {} with no fingerprint where it cannot be read."""
+    """The facts of a part; no fingerprint where it is not whole."""
     try:
-        with np.load(part, allow_pickle=False) as arrays:
-            return json.loads(arrays["facts"].tobytes())
-    except (OSError, ValueError, KeyError):
+        with part.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            content = {name: arrays[name] for name in arrays.files}  # all of it, as the archive checks what is read
+        return json.loads(content["facts"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, RuntimeError, zlib.error,
+            zipfile.BadZipFile):  # fmt: skip
         return {"fingerprint": None}
 
 
@@ -389,19 +393,15 @@ def _patient_table(usable, slices: pd.DataFrame, outcomes: pd.DataFrame) -> pd.D
 
 def _write_images(path: Path, parts: list[Path], count: int, size: int) -> str:
     """Stream the parts' images into one .npy file; returns its SHA-256."""
-    temporary = path.with_name(f".{path.name}.part")
-    images = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, size, size))
-    start = 0
-    for part in parts:
-        with np.load(part, allow_pickle=False) as arrays:
-            own = arrays["images"]
-        images[start : start + len(own)] = own
-        start += len(own)
-    images.flush()
-    del images
-    os.replace(temporary, path)
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    # Not into a memory map: where the disk is full, writing to one kills the process.
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)})
+    digest = hashlib.sha256(header.getvalue())
+    with atomic_write(path, "wb") as stream:
+        stream.write(header.getvalue())
+        for part in parts:
+            with np.load(part, allow_pickle=False) as arrays:
+                own = np.ascontiguousarray(arrays["images"]).tobytes()
+            stream.write(own)
+            digest.update(own)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.files import armed
 from CNNSurvivalLib.slices import Preprocessing, percentile_rank_score
 
 from .errors import UsageError
@@ -88,7 +89,7 @@ class Store:
     @property
     def rejected(self) -> pd.DataFrame:
         """Who of the cohort is not in the store, and why: columns patient_id, reason."""
-        return pd.read_csv(self.folder / REJECTED_FILE, dtype=str)
+        return _read_csv(self.folder / REJECTED_FILE, dtype=str)
 
     @cached_property
     def _rows(self) -> dict:
@@ -123,17 +124,29 @@ def open_store(folder) -> Store:
     try:
         info = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
         images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
-        slices = pd.read_csv(folder / SLICES_FILE, dtype={"patient_id": str})
-        patients = pd.read_csv(folder / PATIENTS_FILE, dtype={"patient_id": str, "segment": str}).set_index(
-            "patient_id"
-        )
-    except (OSError, ValueError) as error:
+        slices = _read_csv(folder / SLICES_FILE, dtype={"patient_id": str})
+        patients = _read_csv(folder / PATIENTS_FILE, dtype={"patient_id": str, "segment": str})
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise CNNSurvivalError(f"The store '{folder}' cannot be read ({error}); make it again.") from error
+    if not isinstance(info, dict):
+        raise CNNSurvivalError(f"The store '{folder}' is damaged ({STORE_FILE} is no table of values); make it again.")
     if info.get("format") != FORMAT or info.get("format_version") != FORMAT_VERSION:
         raise CNNSurvivalError(f"The store '{folder}' was made by another version of this software; make it again.")
+    missing = [name for name in ("preprocessing", "images_sha256") if name not in info]
+    missing += [name for name in SLICE_COLUMNS if name not in slices]
+    missing += [name for name in PATIENT_COLUMNS if name not in patients]
+    if missing:
+        raise CNNSurvivalError(f"The store '{folder}' is damaged ('{missing[0]}' is missing); make it again.")
     if len(slices) != len(images) or images.dtype != np.uint8 or images.ndim != 3:
         raise CNNSurvivalError(f"The store '{folder}' is damaged (its table and its images differ); make it again.")
-    return Store(folder, info, images, slices, patients)
+    return Store(folder, info, images, slices, patients.set_index("patient_id"))
+
+
+def _read_csv(path: Path, **options) -> pd.DataFrame:
+    """A table of ours, its texts as they were before ``write_csv`` disarmed them."""
+    table = pd.read_csv(path, **options)
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{name: table[name].map(armed, na_action="ignore") for name in texts})
 
 
 def preprocessing_info(preprocessing: Preprocessing) -> dict:

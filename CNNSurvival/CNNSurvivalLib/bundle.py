@@ -220,11 +220,9 @@ def _read_info(folder: Path) -> dict:
     if not path.is_file():
         raise CNNSurvivalError(f"'{folder}' is not a model folder (it has no {INFO_FILE}); choose a folder that has.")
     try:
-        if path.stat().st_size > _MAX_INFO_BYTES:
-            raise _broken(folder, f"its {INFO_FILE} is too large to be one")
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CNNSurvivalError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from error
+        info = json.loads(_read_file(path, _MAX_INFO_BYTES).decode("utf-8"))
+    except CNNSurvivalError:
+        raise
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested beyond sense
         raise _broken(folder, f"its {INFO_FILE} is damaged") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
@@ -240,16 +238,23 @@ def _read_info(folder: Path) -> dict:
     return info
 
 
-def _read_weights_file(folder: Path, info: dict) -> bytes:
-    path = folder / WEIGHTS_FILE
+def _read_file(path: Path, most: int) -> bytes:
+    """The content of a regular file (whoever opens a pipe or a device waits, or reads without end)."""
     try:
-        if path.stat().st_size > _MAX_WEIGHTS_BYTES:
-            raise _broken(folder, f"its {WEIGHTS_FILE} is too large to be one")
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise _broken(folder, f"its {WEIGHTS_FILE} is missing") from error
+        with path.open("rb") as stream:
+            content = stream.read(most + 1)
     except OSError as error:
         raise CNNSurvivalError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from error
+    if len(content) > most:
+        raise _broken(path.parent, f"its {path.name} is too large to be one")
+    return content
+
+
+def _read_weights_file(folder: Path, info: dict) -> bytes:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise _broken(folder, f"its {WEIGHTS_FILE} is missing")
+    content = _read_file(path, _MAX_WEIGHTS_BYTES)
     if hashlib.sha256(content).hexdigest() != info["weights_sha256"]:
         raise _broken(folder, f"its {WEIGHTS_FILE} is not the file that its {INFO_FILE} describes (SHA-256 differs)")
     return content

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import os
 import sys
 import warnings
@@ -38,6 +39,19 @@ HEADER = [
 ]  # fmt: skip
 # A slice this part of the spacing off its place is still in place: positions are often written with one decimal.
 OFF_PLACE = 0.1
+# Names in a message: so much of each, and so many of a list.
+SHOWN_LETTERS, SHOWN_NAMES = 64, 40
+# More than any CT has (2048 slices of 1024 x 1024): a file that declares more is damaged, or made to fill the memory.
+MAX_VOXELS = 2**31
+# What gzip can do at best is 1032 : 1.
+MAX_COMPRESSION = 1100
+# A NRRD header line longer than this must be a key:=value: ITK's reader writes others that it cannot parse into a
+# buffer of fixed size, and crashes.
+MAX_NRRD_FIELD = 400
+# The libraries' time for a segmentation grows with the square of its segments, or 4 ms for each; anatomy has some 200.
+MAX_SEGMENTS, MAX_NRRD_LINES = 1000, 20_000
+# Where slices are missing, a series is filled up to at most so many times its number.
+MOST_MISSING = 5
 # Grids whose corners are this part of a voxel apart are the same (NIfTI keeps single precision).
 SAME_GRID_VOXELS = 0.05
 
@@ -107,11 +121,12 @@ def read_case(image, mask, segment: str | None = None, series_uid: str | None = 
         if not path.exists():
             raise UsageError(f"There is no {what} at {path}; check the path.")
     ct = _read_ct(image, series_uid)
+    _check_geometry("CT", image, ct.ijk_to_lps)
     found = _read_mask(mask, segment, ct)
     if not found.array.any():
         raise CNNSurvivalError(
-            f"No voxel of the CT lies inside segment '{found.name}' of {mask}: it is smaller than a voxel; check the "
-            "contour."
+            f"No voxel of the CT lies inside segment '{_shown(found.name)}' of {mask}: it is smaller than a voxel; "
+            "check the contour."
         )
     return Case(
         hu=ct.array,
@@ -140,6 +155,8 @@ def _reading(what: str, path: Path) -> Iterator[None]:
     except (CNNSurvivalError, MemoryError):
         raise
     except Exception as error:
+        if "allocat" in str(error):  # what ITK says where there is no memory
+            raise MemoryError from error
         raise CNNSurvivalError(
             f"The {what} {path} cannot be read: it is damaged, incomplete, or of a kind unknown here; give NRRD, "
             f"NIfTI, MetaImage or DICOM{' (SEG or RTSTRUCT)' if what == 'mask' else ''}."
@@ -163,18 +180,61 @@ def _hushed() -> Iterator[None]:
         os.close(terminal)
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
+def _is_dicom(what: str, path: Path) -> bool:
+    if not path.is_file():  # a pipe or a device: whoever opens it waits
+        raise UsageError(f"The {what} {path} is neither a file nor a folder; give one of these.")
+    with _reading(what, path), path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def _read_image(what: str, path: Path) -> sitk.Image:
     with _reading(what, path):
+        _check_declared_size(what, path)
         image = sitk.ReadImage(str(path))
         _check_nifti_length(path, image)
         if "complex" in image.GetPixelIDTypeAsString():
             raise CNNSurvivalError(f"The {what} {path} has complex numbers for voxels; give Hounsfield units.")
     return image
+
+
+def _check_declared_size(what: str, path: Path) -> None:
+    """Raises CNNSurvivalError for an image that claims to be larger than any, or than its file can hold."""
+    with path.open("rb") as file:
+        nrrd = file.read(4) == b"NRRD"
+    if nrrd:
+        size = _nrrd_size(what, path)
+    else:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        size = [reader.GetNumberOfComponents(), *reader.GetSize()]
+    with_data = path.suffix.lower() not in (".nhdr", ".mhd", ".hdr")
+    voxels = math.prod(size)
+    if voxels > MAX_VOXELS or (with_data and voxels > MAX_COMPRESSION * path.stat().st_size):
+        raise CNNSurvivalError(f"The {what} {path} says that it has {voxels:.2g} voxels, which it cannot hold; it is "
+                               "damaged.")  # fmt: skip
+
+
+def _nrrd_size(what: str, path: Path) -> list[int]:
+    """The sizes in a NRRD header. Raises ValueError for a header that would crash ITK's reader, CNNSurvivalError for
+    one that would keep it busy for minutes, or whose data lie in no file."""
+    size: list = []
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(file.readline, b"")):
+            if not line.strip(b"\r\n"):
+                break
+            if number > MAX_NRRD_LINES:
+                raise _too_many_segments(path)
+            field, _, value = line.partition(b": ")
+            if len(line) > MAX_NRRD_FIELD and b":=" not in field and not line.startswith(b"#"):
+                raise ValueError("a header line too long")
+            name = field.replace(b" ", b"").lower()
+            if name == b"sizes":
+                size = [int(part) for part in value.split()]
+            if name == b"datafile" and not value.startswith(b"LIST") and b"%" not in value:
+                if not (path.parent / os.fsdecode(value.strip())).is_file():
+                    raise CNNSurvivalError(f"The data of the {what} {path} are missing; its header names another file.")
+    return size
 
 
 def _check_nifti_length(path: Path, image: sitk.Image) -> None:
@@ -221,6 +281,29 @@ def _geometry(image: sitk.Image) -> np.ndarray:
     return matrix
 
 
+def _check_geometry(what: str, path: Path, matrix: np.ndarray) -> None:
+    """Raises CNNSurvivalError where voxels have no size, or none that a scanner has: nothing can be computed there."""
+    steps = matrix[:3, :3]
+    lengths = np.linalg.norm(steps, axis=0)
+    sane = np.all(np.isfinite(matrix)) and np.all(np.abs(matrix) < 1e6) and np.all((lengths > 1e-3) & (lengths < 1e3))
+    if not sane or abs(np.linalg.det(steps / lengths)) < 1e-3:
+        raise CNNSurvivalError(
+            f"The geometry of the {what} {path} (spacing, directions or origin) makes no sense; export it again."
+        )
+
+
+def _shown(text, most: int = SHOWN_LETTERS) -> str:
+    """A name from a file as a message shows it: on one line, without what turns or hides letters, and not endless."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def _listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Names for a message; of very many the first ones."""
+    more = len(names) - SHOWN_NAMES
+    return separator.join(names[:SHOWN_NAMES]) + (f"{separator}and {more} more" if more > 0 else "")
+
+
 def _size(size: Iterable[int]) -> str:
     return " x ".join(str(n) for n in size)
 
@@ -241,7 +324,7 @@ def _non_finite_warning(array: np.ndarray) -> tuple[str, ...]:
 def _read_ct(path: Path, series_uid: str | None) -> _Volume:
     if path.is_dir():
         return _read_series(path, _headers(path), series_uid)
-    if _is_dicom(path):
+    if _is_dicom("CT", path):
         return _read_dicom_file(path, series_uid)
     if series_uid:
         raise UsageError(f"The CT {path} is not DICOM, so it has no series to choose; leave out --series-uid.")
@@ -253,7 +336,7 @@ def _read_dicom_file(path: Path, series_uid: str | None) -> _Volume:
     """A file stands for its series: that of the same folder, or the one it holds (enhanced CT)."""
     with _reading("CT", path):
         header = pydicom.dcmread(path, specific_tags=HEADER, stop_before_pixels=True)
-    if header.get("Modality") in NOT_IMAGES:
+    if str(header.get("Modality")) in NOT_IMAGES:
         raise CNNSurvivalError(f"The file {path} is a DICOM {header.Modality}, not a CT; give the CT's folder.")
     uid = series_uid or str(header.get("SeriesInstanceUID", ""))
     return _read_series(path.parent, _headers(path.parent), uid)
@@ -308,10 +391,10 @@ def _header(path: Path, dataset: pydicom.Dataset) -> _Header:
     return _Header(
         path=path,
         uid=str(dataset.get("SOPInstanceUID") or path),
-        series_uid=str(dataset.get("SeriesInstanceUID", "")),
-        description=" ".join(str(dataset.get("SeriesDescription", "") or "").split())[:64],
-        frame_uid=str(dataset.get("FrameOfReferenceUID", "") or ""),
-        modality=str(dataset.get("Modality", "")),
+        series_uid=_shown(dataset.get("SeriesInstanceUID", "")),
+        description=_shown(dataset.get("SeriesDescription", "") or ""),
+        frame_uid=_shown(dataset.get("FrameOfReferenceUID", "") or ""),
+        modality=_shown(dataset.get("Modality", ""), 16),
         localizer=any("LOCALIZER" in str(part).upper() for part in dataset.get("ImageType") or []),
         position=numbers("ImagePositionPatient", 3),
         orientation=numbers("ImageOrientationPatient", 6),
@@ -368,7 +451,7 @@ def _list_series(series: dict) -> str:
         count = sum(header.frames for header in headers)
         about = f", '{headers[0].description}'" if headers[0].description else ""
         parts.append(f"{uid} ({count} {'slice' if count == 1 else 'slices'}{about})")
-    return "; ".join(parts)
+    return _listed(parts, "; ")
 
 
 def _read_multiframe(headers: Sequence[_Header], folder: Path):
@@ -459,6 +542,11 @@ def _stack_geometry(headers: Sequence[_Header], places: np.ndarray, normal: np.n
     count = len(places)
     if np.abs(places - np.linspace(places[0], places[-1], count)).max() > OFF_PLACE * usual:
         count = int(round((places[-1] - places[0]) / usual)) + 1
+        if count > MOST_MISSING * len(places):
+            raise CNNSurvivalError(
+                f"The slices of the CT series lie {usual:.1f} mm apart as a rule, but with gaps of up to "
+                f"{gaps.max():.0f} mm; slices are missing or say a wrong position, so export the series again."
+            )
         even = np.linspace(places[0], places[-1], count)
         notes.append(_uneven_warning(places, gaps, usual, (places[-1] - places[0]) / (count - 1)))
     matrix[:3, 2] = (headers[-1].position - first.position) / (count - 1)
@@ -533,7 +621,10 @@ def _read_mask(path: Path, segment: str | None, ct: _Volume) -> _Mask:
         return _read_rtstruct(path, segment, ct)
     volume, name = _read_seg(path, segment, ct) if kind == "SEG" else _read_labels(path, segment)
     if not volume.array.any():
-        raise CNNSurvivalError(f"Segment '{name}' of {path} is empty; draw the tumour, or choose another segment.")
+        raise CNNSurvivalError(
+            f"Segment '{_shown(name)}' of {path} is empty; draw the tumour, or choose another segment."
+        )
+    _check_geometry("mask", path, volume.ijk_to_lps)
     array, notes = _onto_grid(path, volume, ct)
     return _Mask(array, name, (*volume.warnings, *notes))
 
@@ -547,11 +638,9 @@ def _mask_file(path: Path) -> tuple[Path, str]:
             return found[0]
         if not found:
             raise CNNSurvivalError(f"The folder {path} holds neither a DICOM SEG nor an RTSTRUCT; give the mask file.")
-        names = ", ".join(f"{p.relative_to(path)} ({kind})" for p, kind in found)
+        names = _listed([f"{p.relative_to(path)} ({kind})" for p, kind in found])
         raise UsageError(f"The folder {path} holds {len(found)} masks; give the file of one: {names}.")
-    with _reading("mask", path):
-        dicom = _is_dicom(path)
-    if not dicom:
+    if not _is_dicom("mask", path):
         return path, "labels"
     kind = _modality(path)
     if kind not in ("SEG", "RTSTRUCT"):
@@ -566,7 +655,8 @@ def _modality(path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return str(pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True).get("Modality", ""))
+            header = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True)
+            return _shown(header.get("Modality", ""), 16)
     except Exception:  # not DICOM
         return ""
 
@@ -575,9 +665,10 @@ def _choose(path: Path, kind: str, names: Sequence[str], numbers: Sequence[int],
     """Which of the named and numbered segments (or structures) is meant; its place in the list."""
     if not names:
         raise CNNSurvivalError(f"The mask {path} holds no {kind}s; draw the tumour first.")
-    existing = ", ".join(
-        f"'{name}'" if not name.isdigit() or name != str(number) else name for name, number in zip(names, numbers)
-    )
+    existing = _listed([
+        f"'{_shown(name)}'" if not name.isdigit() or name != str(number) else name
+        for name, number in zip(names, numbers)
+    ])  # fmt: skip
     if segment is None:
         if len(names) == 1:
             return 0
@@ -589,15 +680,15 @@ def _choose(path: Path, kind: str, names: Sequence[str], numbers: Sequence[int],
     if len(matches) == 1:
         return matches[0]
     if not matches:
-        raise UsageError(f"The mask {path} has no {kind} '{segment}'; it has {existing}.")
+        raise UsageError(f"The mask {path} has no {kind} '{_shown(segment)}'; it has {existing}.")
     raise UsageError(
-        f"The mask {path} has {len(matches)} {kind}s that '{segment}' can mean; rename them, or choose another: "
-        f"{existing}."
+        f"The mask {path} has {len(matches)} {kind}s that '{_shown(segment)}' can mean; rename them, or choose "
+        f"another: {existing}."
     )
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
+    return _shown(name, len(name) + 1).casefold()
 
 
 # Label images
@@ -605,14 +696,17 @@ def _folded(name: str) -> str:
 
 def _read_labels(path: Path, segment: str | None) -> tuple[_Volume, str]:
     image = _read_image("mask", path)
-    segments = _slicer_segments(image)
+    with _reading("mask", path):  # labels and layers that are no numbers
+        segments = _slicer_segments(image)
     if segments:
         layers = _layers(path, image)
         names, labels = [s[0] for s in segments], [s[1] for s in segments]
         chosen = _choose(path, "segment", names, labels, segment)
         name, label, layer = segments[chosen]
         if not 0 <= layer < len(layers):
-            raise CNNSurvivalError(f"The mask {path} lacks the layer of segment '{name}'; save it again in Slicer.")
+            raise CNNSurvivalError(
+                f"The mask {path} lacks the layer of segment '{_shown(name)}'; save it again in Slicer."
+            )
         return _Volume((layers[layer] == label).astype(np.uint8), _geometry(image)), name
     image = _squeezed("mask", path, image)
     array, notes = _integers(path, sitk.GetArrayFromImage(image))
@@ -683,9 +777,13 @@ def _integers(path: Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...
 
 def _read_seg(path: Path, segment: str | None, ct: _Volume) -> tuple[_Volume, str]:
     with _reading("mask", path):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SegmentSequence"])
+        if len(header.SegmentSequence) > MAX_SEGMENTS:
+            raise _too_many_segments(path)
         seg = _highdicom().seg.segread(path)
         numbers = [int(number) for number in seg.segment_numbers]
-        names = [str(seg.get_segment_description(number).segment_label) for number in numbers]
+        labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in seg.SegmentSequence}
+        names = [labels[number] for number in numbers]
         series = [str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", [])]
         frame_uid = str(seg.get("FrameOfReferenceUID", "") or "")
     chosen = _choose(path, "segment", names, numbers, segment)
@@ -696,6 +794,12 @@ def _read_seg(path: Path, segment: str | None, ct: _Volume) -> tuple[_Volume, st
             return _Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)), names[chosen]
         array, matrix = _stack_frames(frames)
     return _Volume(array, matrix, notes), names[chosen]
+
+
+def _too_many_segments(path: Path) -> CNNSurvivalError:
+    return CNNSurvivalError(
+        f"The file {path} describes more than {MAX_SEGMENTS} segments; save the tumour's segment in a file of its own."
+    )
 
 
 class _Frame(NamedTuple):
@@ -754,6 +858,7 @@ def _stack_frames(frames: Sequence[_Frame]) -> tuple[np.ndarray, np.ndarray]:
         # Unequal gaps: finer planes, each frame as thick as the space up to half-way to its neighbours.
         return _stack_uneven(frames, places, normal, float(np.median(gaps)))
     index = np.rint(index).astype(int)
+    _check_planes(index[-1] + 1, frames[0])
     array = np.zeros((index[-1] + 1, *frames[0].pixels.shape), dtype=np.uint8)
     for k, frame in zip(index, frames):
         array[k] |= frame.pixels
@@ -763,6 +868,7 @@ def _stack_frames(frames: Sequence[_Frame]) -> tuple[np.ndarray, np.ndarray]:
 
 def _stack_uneven(frames, places, normal, usual: float) -> tuple[np.ndarray, np.ndarray]:
     step = 0.25 * float(np.diff(places)[np.diff(places) > 0.01].min())
+    _check_planes((places[-1] - places[0] + usual) / step, frames[0])
     planes = np.arange(places[0] - usual / 2, places[-1] + usual / 2, step)
     nearest = np.abs(planes[:, np.newaxis] - places).argmin(axis=1)
     near = np.abs(planes - places[nearest]) <= 0.75 * usual
@@ -772,6 +878,12 @@ def _stack_uneven(frames, places, normal, usual: float) -> tuple[np.ndarray, np.
     matrix = _frame_matrix(frames[0], normal * step)
     matrix[:3, 3] += normal * (planes[0] - places[0])
     return array, matrix
+
+
+def _check_planes(count: float, frame: _Frame) -> None:
+    """Raises ValueError where frames far apart would make a stack that no memory holds."""
+    if not count * frame.pixels.size <= MAX_VOXELS:
+        raise ValueError(f"{count:.0f} planes between the outermost frames")
 
 
 def _frame_matrix(frame: _Frame, step: np.ndarray) -> np.ndarray:
@@ -793,21 +905,23 @@ def _read_rtstruct(path: Path, segment: str | None, ct: _Volume) -> _Mask:
         series, frames = _rtstruct_references(dataset)
     names, numbers = [name for name, _ in found], [number for _, number in found]
     name, number = found[_choose(path, "structure", names, numbers, segment)]
+    shown = _shown(name)
     with _reading("mask", path):
         contours = rtstruct.closed_contours(dataset, number)
     if not contours:
         raise CNNSurvivalError(
-            f"Structure '{name}' of {path} has no closed contours; draw it, or choose another with --segment."
+            f"Structure '{shown}' of {path} has no closed contours; draw it, or choose another with --segment."
         )
     notes = _reference_warning("RTSTRUCT", path, series, frames, ct)
     outside = sum(not _reaches(points, ct) for points in contours)
     if outside == len(contours):
         raise CNNSurvivalError(
-            f"Structure '{name}' of {path} lies entirely outside the CT; check that the two belong together."
+            f"Structure '{shown}' of {path} lies entirely outside the CT; check that the two belong together."
         )
     if outside:
-        notes += (f"{outside} of the {len(contours)} contours of '{name}' lie outside the CT and were left out.",)
-    array, more = rtstruct.rasterise(contours, ct.array.shape, ct.ijk_to_lps)
+        notes += (f"{outside} of the {len(contours)} contours of '{shown}' lie outside the CT and were left out.",)
+    with _reading("mask", path):
+        array, more = rtstruct.rasterise(contours, ct.array.shape, ct.ijk_to_lps)
     return _Mask(array, name, (*notes, *more))
 
 
@@ -833,7 +947,8 @@ def _reaches(points: np.ndarray, ct: _Volume) -> bool:
 
 def _reference_warning(kind: str, path: Path, series: Sequence[str], frames: Sequence[str], ct: _Volume):
     """() where the mask refers to this CT (or the CT is no DICOM), else a warning; raises where it cannot be right."""
-    frames = [uid for uid in frames if uid]
+    frames = [_shown(uid) for uid in frames if uid]
+    series = [_shown(uid) for uid in series]
     if ct.series_uid is None or ct.series_uid in series:
         return ()
     if frames and ct.frame_uid and ct.frame_uid not in frames:

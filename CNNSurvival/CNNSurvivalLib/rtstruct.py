@@ -29,8 +29,10 @@ FILLED_GAP = 1.5
 # Vertices often lie exactly on pixel centres. Moved by this part of a pixel, those on the upper left edge are in and
 # those on the lower right are out whatever the rounding, so areas are not biased.
 NUDGE_PX = 1e-6
-# The fine grid for contours oblique to the CT gets coarser rather than larger than this (100 MB).
-MAX_FINE_VOXELS = 1e8
+# The fine grid for contours oblique to the CT gets coarser rather than larger than this (30 MB; seconds).
+MAX_FINE_VOXELS = 3e7
+# No patient reaches further from the origin than this; what does is damaged.
+MAX_PLACE_MM = 1e4
 
 
 def structures(dataset: Dataset) -> list[tuple[str, int]]:
@@ -48,7 +50,7 @@ def closed_contours(dataset: Dataset, number: int) -> list[np.ndarray]:
             continue
         for item in roi.get("ContourSequence") or []:
             points = np.array(item.get("ContourData") or [], dtype=np.float64)
-            whole = points.size >= 9 and points.size % 3 == 0 and np.all(np.isfinite(points))
+            whole = points.size >= 9 and points.size % 3 == 0 and np.all(np.abs(points) < MAX_PLACE_MM)
             if whole and item.get("ContourGeometricType") in CLOSED:
                 closed.append(points.reshape(-1, 3))
     return closed
@@ -190,10 +192,13 @@ def _rasterise_oblique(contours, shape, ijk_to_lps):
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     points = np.concatenate(contours) @ axes.T
     fine = 0.5 * float(np.linalg.norm(ijk_to_lps[:3, :3], axis=0).min())
-    fine = max(fine, (float(np.prod(np.ptp(points, axis=0))) / MAX_FINE_VOXELS) ** (1 / 3))
-    low, high = points.min(axis=0) - 2 * fine, points.max(axis=0) + 2 * fine
     thickness = float(np.abs(axes[2] @ ijk_to_lps[:3, :3]).max())
-    low[2], high[2] = low[2] - thickness, high[2] + thickness
+    while True:
+        low, high = points.min(axis=0) - 2 * fine, points.max(axis=0) + 2 * fine
+        low[2], high[2] = low[2] - thickness, high[2] + thickness
+        if float(np.prod((high - low) / fine + 2)) <= MAX_FINE_VOXELS:
+            break
+        fine *= 1.25
     fine_to_lps = np.eye(4)
     fine_to_lps[:3, :3] = axes.T * fine
     fine_to_lps[:3, 3] = axes.T @ low

@@ -12,6 +12,7 @@ in Slicer without a window, and on the slicer-core package.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import NamedTuple, Optional
@@ -728,10 +729,11 @@ def write_explanation(scene, volume_node, values, result: Result):
     """
     if volume_node.GetScene() is not scene or result.record.GetScene() is not scene:
         raise Cancelled("The CT or the result was removed while the map was made.")
-    node = find_explanation(scene, result) or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    node = _explanation_of(scene, result) or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     node.SetName(f"{label_of(result)}: what the risk rests on")
     node.SetAttribute(_ATTRIBUTE + "role", _EXPLANATION)
     node.SetNodeReferenceID(_ATTRIBUTE + "record", result.record.GetID())
+    node.SetAttribute(_ATTRIBUTE + "slices", _slices_key(result))
     _copy_geometry(volume_node, node)
     node.SetAndObserveImageData(_image(values))
     _color_explanation(scene, node, float(np.abs(values).max()))
@@ -743,11 +745,25 @@ def write_explanation(scene, volume_node, values, result: Result):
 
 
 def find_explanation(scene, result: Result):
-    """The volume that ``write_explanation`` left for this result; None where there is none."""
+    """The volume that ``write_explanation`` left for this result; None where there is none, or it is of slices that
+    were cut before the segment or the model was changed."""
+    node = _explanation_of(scene, result)
+    current = node is not None and node.GetAttribute(_ATTRIBUTE + "slices") == _slices_key(result)
+    return node if current else None
+
+
+def _explanation_of(scene, result: Result):
     for node in _nodes(scene, "vtkMRMLScalarVolumeNode"):
         if node.GetNodeReferenceID(_ATTRIBUTE + "record") == result.record.GetID():
             return node
     return None
+
+
+def _slices_key(result: Result) -> str:
+    """Differs where slices or weights do."""
+    record = read_record(result)
+    seen = [record.get("state", {}).get("images"), record.get("provenance", {}).get("model_weights_sha256")]
+    return hashlib.sha256(json.dumps(seen).encode("utf-8")).hexdigest()[:16]
 
 
 def _copy_geometry(volume_node, node) -> None:

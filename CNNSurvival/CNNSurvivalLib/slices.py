@@ -25,6 +25,9 @@ from .errors import CNNSurvivalError
 MAX_OBLIQUE_DEGREES = 10.0
 # Pixel sizes closer than this to the model's are not resampled (DICOM writes 0.976562 for 0.9765625).
 PIXEL_SIZE_TOLERANCE = 1e-3
+# Sample positions are whole multiples of this part of a CT pixel: interpolation is then exact for whole HU, and no
+# rounding error depends on where the tumour lies or which way the volume is stored.
+POSITION_STEP = 2.0**-16
 # Hounsfield units: air is -1000, fat about -100. A volume with nothing below this holds neither.
 NO_FAT_NO_AIR_HU = -50.0
 
@@ -276,7 +279,8 @@ def _sample_positions(first: int, last: int, scale: float) -> np.ndarray:
     they are first..last themselves.
     """
     count = int(np.ceil((last - first + 1) * scale - 1e-6))
-    return (first + last) / 2 + (np.arange(count) - (count - 1) / 2) / scale
+    from_first = (last - first) / 2 + (np.arange(count) - (count - 1) / 2) / scale
+    return first + np.rint(from_first / POSITION_STEP) * POSITION_STEP
 
 
 def _resample(image: np.ndarray, row_at: np.ndarray, column_at: np.ndarray, inside_only: bool = False) -> np.ndarray:

@@ -3,7 +3,7 @@
     make test-slicer SLICER=/path/to/Slicer
 
 Ends Slicer with exit code 0 if everything passed. What `cnn-survival predict` says of the sample case is in
-expected.json beside this file, which `python Testing/slicer/make_expected.py` writes.
+expected.json beside this file, which `python Testing/in_slicer/make_expected.py` writes.
 """
 
 import json
@@ -22,8 +22,9 @@ class Numbers(unittest.TestCase):
     """The same CT and contour give the same survival in Slicer and on the command line."""
 
     def test_sample_case(self):
-        import CNNSurvival
         import slicer
+
+        import CNNSurvival
 
         slicer.mrmlScene.Clear()
         logic = CNNSurvival.CNNSurvivalLogic()
