@@ -1,9 +1,8 @@
 """What is done with a result: compared, explained, exported."""
 
 import qt
-from slicer.i18n import tr as _
-
 import slicer
+from slicer.i18n import tr as _
 
 
 class CompareSection:

@@ -1,9 +1,8 @@
 """The slices that the curve is made of: seen, visited, left out."""
 
 import qt
-from slicer.i18n import tr as _
-
 import slicer
+from slicer.i18n import tr as _
 
 
 class SlicesSection:
