@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -100,38 +101,104 @@ def contents(folder: Path) -> dict:
 # --- Killed ---------------------------------------------------------------------------------------------------------
 
 
-def start(arguments) -> int:
-    """A copy of this process, everything imported, that runs a command; returns its number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+# Commands run in copies of a process that has everything imported, so that kills hit the work and not the imports. It
+# is one of its own, on one thread: a copy of a process that has run PyTorch's threads waits for them for ever.
+_SERVER = """
+import json, os, resource, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+from training_cli.cli import main
+
+def run(arguments, largest, said):
+    out = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    code = main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["import"]:
+        saved = [os.dup(stream) for stream in (0, 1, 2)]
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        code = main(arguments)
-    finally:
-        os._exit(code)
+        main(request["arguments"])
+        for stream, old in enumerate(saved):
+            os.dup2(old, stream)
+        print("imported", flush=True)
+        continue
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = run(request["arguments"], request["largest"], request["said"])
+        finally:
+            os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+class Server:
+    def __init__(self):
+        path = os.pathsep.join(str(Path(__file__).resolve().parents[1] / part) for part in ("CNNSurvival", "."))
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen([sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, text=True,
+                                         stdout=subprocess.PIPE, env=variables)  # fmt: skip
+
+    def imported(self, arguments) -> None:
+        """Run a command in the server itself, for what it imports."""
+        self._ask(arguments, True)
+        assert self._process.stdout.readline() == "imported\n"
+
+    def start(self, arguments, largest=None, said=os.devnull) -> int:
+        """A copy that runs a command, with files of at most so many bytes, what it prints in a file; returns its
+        number."""
+        self._ask(arguments, False, largest, str(said))
+        return int(self._process.stdout.readline())
+
+    def ended(self) -> int:
+        return int(self._process.stdout.readline())
+
+    def run(self, arguments, largest=None, said=os.devnull) -> int:
+        self.start(arguments, largest, said)
+        return self.ended()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def _ask(self, arguments, imports: bool, largest=None, said=os.devnull) -> None:
+        request = {"arguments": arguments, "import": imports, "largest": largest, "said": said}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+
+@pytest.fixture(scope="module")
+def server():
+    one = Server()
+    yield one
+    one.close()
 
 
 @LINUX
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", ["predict", "prepare", "pretrain", "export"])
-def test_killed_at_any_moment_and_started_again(commands, tmp_path, name):
+def test_killed_at_any_moment_and_started_again(commands, server, tmp_path, name):
     whole = tmp_path / "whole"
     line = commands(name, whole)
-    assert main(commands(name, tmp_path / "imports")) in (0, 3)
+    server.imported(commands(name, tmp_path / "imports"))
     began = time.monotonic()
-    first = ended(start(line))
+    first = server.run(line)
     duration = time.monotonic() - began
     shutil.rmtree(whole)
     began = time.monotonic()
-    assert ended(start(line)) == first
+    assert server.run(line) == first
     duration = min(duration, time.monotonic() - began)  # other work on this machine makes it longer
     assert first in (0, 3)  # 3: one tumour is too small
     expected = contents(whole)
@@ -139,13 +206,13 @@ def test_killed_at_any_moment_and_started_again(commands, tmp_path, name):
     moments, killed = random.Random(2020), 0
     for number in range(KILLS):
         output = tmp_path / f"{number}"
-        child = start(commands(name, output))
+        child = server.start(commands(name, output))
         time.sleep(moments.uniform(0, duration * 1.05))
         os.kill(child, signal.SIGKILL)
-        killed += ended(child) == -signal.SIGKILL
+        killed += server.ended() == -signal.SIGKILL
         output.mkdir(exist_ok=True)
         check_half(name, output, expected)
-        assert ended(start(commands(name, output))) == first
+        assert server.run(commands(name, output)) == first
         assert contents(output) == expected
         shutil.rmtree(output)
     print(f"{name}: killed {killed} of {KILLS} times within {duration:.2f} s")
@@ -251,33 +318,19 @@ def test_a_disk_that_fills_up_is_said_and_leaves_no_half_file(commands, tmp_path
 
 
 @LINUX
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", ["predict", "prepare", "pretrain", "export"])
-def test_files_larger_than_the_limit_are_refused(commands, tmp_path, name):
+def test_files_larger_than_the_limit_are_refused(commands, server, tmp_path, name):
     """RLIMIT_FSIZE: the system itself refuses, wherever the bytes come from."""
-    import resource
-
     whole = tmp_path / "whole"
-    first = ended(start(commands(name, whole)))
+    first = server.run(commands(name, whole))
     expected = contents(whole)
     output, said = tmp_path / "out", tmp_path / "said.txt"
-    line = commands(name, output)
-    child = os.fork()
-    if not child:
-        code = 99
-        try:
-            sys.stdout = sys.stderr = open(said, "w")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-            code = main(line)
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    code = ended(child)
+    code = server.run(commands(name, output), largest=20_000, said=said)
     text = said.read_text() + "".join(p.read_text() for p in output.glob("*.csv"))
     assert code in (1, 3) and "Unexpected" not in text and "Traceback" not in text, (code, text)
     assert "too large" in text, text
     assert not list(output.rglob("*.part"))
-    assert ended(start(commands(name, output))) == first and contents(output) == expected
+    assert server.run(commands(name, output)) == first and contents(output) == expected
 
 
 @pytest.mark.parametrize("name", ["predict", "prepare", "pretrain", "export"])
