@@ -245,7 +245,7 @@ def run_worker(original: Path, folder: Path, target: str, how: str, first: int, 
         shutil.copytree(original, folder)
         command = [sys.executable, __file__, str(folder), target, how, str(first), str(stop), str(step)]
         with open(folder / "stderr.txt", "wb") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment(), text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
         number, last = None, None
         for line in _lines(process, folder):
             if line.startswith('"'):
@@ -256,6 +256,7 @@ def run_worker(original: Path, folder: Path, target: str, how: str, first: int, 
                 last = number
             else:
                 number = int(line)
+        process.stdout.close()
         if process.wait() == 0:
             break
         if number is None or number == last:
