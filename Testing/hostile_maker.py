@@ -3,9 +3,10 @@
 The worker is a process of its own with a limit on its memory, so that a crash, a hang or a greedy reader is seen as
 such and does not take the tests with it.
 
-    python hostile_maker.py FOLDER TARGET HOW FIRST STOP STEP
+    python hostile_maker.py FOLDER FIRST
 
-reads the damaged files number FIRST, FIRST + STEP ... of one target; ``run_worker`` starts it and watches it.
+reads the damaged files that FOLDER/cases.json lists, from the one with the index FIRST on; ``run_worker`` starts it
+and watches it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY_BYTES = 4 << 30  # of address space; the libraries alone take 2
-HANG_SECONDS = 30  # 10 on a quiet machine; one that runs other tests beside takes three times as long
+HANG_SECONDS = 10 if os.environ.get("CNNSURVIVAL_FUZZ") == "full" else 30  # the short run may share its machine
 SHAPE = (7, 48, 48)  # z, y, x: 21 x 38 x 38 mm
 RADIUS_MM = 14.0
 NAMES = {
@@ -142,19 +143,27 @@ def damaged(content: bytes, how: str, number: int) -> bytes:
 class _Reader:
     """Reads one target's case in a folder; ``read`` returns a prediction or raises."""
 
-    def __init__(self, folder: Path, target: str, how: str):
+    def __init__(self, folder: Path, target: str):
         from CNNSurvivalLib.bundle import load_bundle
 
         self.folder, self.target = folder, target
         self.file = folder / NAMES[target]
-        self.content = self.file.read_bytes()
+        self.content, self.bundle_info = self.file.read_bytes(), (folder / NAMES["bundle"]).read_bytes()
         self.bundle = load_bundle(folder / "bundle")
-        image = {"ct": "ct", "raw-nrrd": "raw.nrrd"}.get(target, "ct.nrrd")
-        if how == "corrupt" and target in ("seg", "rtstruct"):  # what they refer to may be damaged, too
-            image = "ct"
+        self.choose_image("corrupt")
         mask = {"seg": "seg.dcm", "rtstruct": "structures.dcm"}.get(target, "mask.seg.nrrd")
-        self.image, self.mask = folder / image, folder / mask
+        self.mask = folder / mask
         self.segment = "GTV-1" if mask.endswith(".dcm") else None
+
+    def restore(self) -> None:
+        self.file.write_bytes(self.content)
+        (self.folder / NAMES["bundle"]).write_bytes(self.bundle_info)
+
+    def choose_image(self, how: str) -> None:
+        name = {"ct": "ct", "raw-nrrd": "raw.nrrd"}.get(self.target, "ct.nrrd")
+        if how == "corrupt" and self.target in ("seg", "rtstruct"):  # what they refer to may be damaged, too
+            name = "ct"
+        self.image = self.folder / name
 
     def write(self, content: bytes, number: int) -> None:
         self.file.write_bytes(content)
@@ -210,12 +219,19 @@ def limit_memory(size: int = MEMORY_BYTES) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _work(folder: Path, target: str, how: str, numbers) -> None:
+def _work(folder: Path, first: int) -> None:
     limit_memory()
-    reader = _Reader(folder, target, how)
-    reader.read()  # whole, it must be readable; and everything is imported before the clock runs
-    for number in numbers:
-        print(number, flush=True)
+    cases = json.loads((folder / "cases.json").read_text())
+    reader = None
+    for index in range(first, len(cases)):
+        target, how, number = cases[index]
+        if reader is None or reader.target != target:
+            if reader is not None:
+                reader.restore()
+            reader = _Reader(folder, target)
+            reader.read()  # whole, it must be readable; and everything is imported before the clock runs
+        print(index, flush=True)
+        reader.choose_image(how)
         reader.write(damaged(reader.content, how, number), number)
         print(json.dumps(outcome_of(reader.read)), flush=True)
 
@@ -236,34 +252,35 @@ def environment() -> dict:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def run_worker(original: Path, folder: Path, target: str, how: str, first: int, stop: int, step: int = 1) -> Tally:
-    """Read the damaged files of a target in a process of its own, started again after each crash or hang."""
-    tried = refused = 0
+def run_worker(original: Path, folder: Path, cases: list) -> Tally:
+    """Read damaged files (target, how, number) in a process of its own, started again after a crash or hang."""
+    tried = refused = first = 0
     faults: list = []
-    while first < stop:
+    while first < len(cases):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(original, folder)
-        command = [sys.executable, __file__, str(folder), target, how, str(first), str(stop), str(step)]
+        (folder / "cases.json").write_text(json.dumps(cases))
+        command = [sys.executable, __file__, str(folder), str(first)]
         with open(folder / "stderr.txt", "wb") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment(), text=True)
-        number, last = None, None
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
+        index, last = None, None
         for line in _lines(process, folder):
             if line.startswith('"'):
                 outcome = json.loads(line)
                 tried, refused = tried + 1, refused + (outcome == "refused")
                 if outcome.startswith("FAULT"):
-                    faults.append((target, how, number, outcome))
-                last = number
+                    faults.append((*cases[index], outcome))
+                last = index
             else:
-                number = int(line)
+                index = int(line)
         process.stdout.close()
         if process.wait() == 0:
             break
-        if number is None or number == last:
+        if index is None or index == last:
             raise RuntimeError((folder / "stderr.txt").read_text())
         said = (folder / "stderr.txt").read_text(errors="replace")[-500:]
-        faults.append((target, how, number, f"FAULT the process ended with {process.returncode}: {said}"))
-        tried, first = tried + 1, number + step
+        faults.append((*cases[index], f"FAULT the process ended with {process.returncode}: {said}"))
+        tried, first = tried + 1, index + 1
     return Tally(tried, refused, faults)
 
 
@@ -289,4 +306,4 @@ def _lines(process, folder: Path):
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), sys.argv[2], sys.argv[3], range(*map(int, sys.argv[4:7])))
+    _work(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,6 +1,7 @@
 """The same input gives the same bytes, whatever the machine is busy with; and nothing is said by the way."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -49,7 +50,6 @@ def test_one_and_two_threads_give_the_same_bytes(case, tiny_bundle):
 
 def test_no_warning_is_given(case, tiny_bundle):
     """Import of the whole library and a prediction under python -W error, and in development mode."""
-    assert library(case, tiny_bundle, "quiet.json", "-W", "error")[1] == ""
     assert library(case, tiny_bundle, "dev.json", "-X", "dev", "-W", "error")[1] == ""
 
 
@@ -66,6 +66,7 @@ def test_the_order_of_predictions_does_not_matter(case, tiny_bundle):
     assert np.array_equal(hu, before[0]) and np.array_equal(mask, before[1])
 
 
+@pytest.mark.skipif(os.environ.get("CNNSURVIVAL_FUZZ") != "full", reason="takes 10 s; CNNSURVIVAL_FUZZ=full")
 def test_the_command_gives_the_same_files_on_one_and_two_threads(tmp_path):
     for name in ("SimpleITK", "pydicom", "highdicom", "skimage", "matplotlib"):
         pytest.importorskip(name)
@@ -92,10 +93,8 @@ def test_training_twice_with_one_seed_gives_the_same_weights(tmp_path):
 
     make_store(tmp_path / "store", patients=6, slices=2)
     options = ["--epochs", "2", "--best-slices", "10", "--batch", "4", "--augment", "--accelerator", "cpu"]
-    for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
+    for name, seed in (("a", "7"), ("b", "7")):
         output = str(tmp_path / name)
         assert main(["pretrain", str(tmp_path / "store"), "--output", output, *options, "--seed", seed]) == 0
-    a, b, c = (dict(np.load(tmp_path / name / "model.npz")) for name in "abc")
-    assert all(np.array_equal(a[name], b[name]) for name in a)
-    assert not all(np.array_equal(a[name], c[name]) for name in a)
+    assert (tmp_path / "a" / "model.npz").read_bytes() == (tmp_path / "b" / "model.npz").read_bytes()
     assert (tmp_path / "a" / "run.json").read_text() == (tmp_path / "b" / "run.json").read_text()

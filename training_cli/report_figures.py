@@ -58,7 +58,7 @@ def example_inputs(images: np.ndarray, labels: Sequence[str], path) -> Path:
         # 32 grey levels: no eye sees the difference, and noise takes half the space.
         axes.imshow(image // 8 * 8, cmap="gray", vmin=0, vmax=248, interpolation="nearest")
         _bare(axes)
-        axes.set_title(label, fontsize=8, color=INK, pad=3)
+        axes.set_title(label, fontsize=8, color=INK, pad=3, parse_math=False)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.22 / (1.8 * rows), 0.04, 0.18)
     return _save(figure, path)
 

@@ -586,9 +586,20 @@ def _pixels(headers: Sequence[_Header]) -> np.ndarray:
     planes = []
     for header in headers:
         with _reading("CT slice", header.path):
+            _check_dicom_lengths(header.path)
             plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
             planes.append(_compact(plane.reshape(header.size[::-1])))
     return np.stack(planes)
+
+
+def _check_dicom_lengths(path: Path) -> None:
+    """Raises EOFError where an element claims to reach beyond its file: GDCM reserves and fills what it claims."""
+    size = path.stat().st_size
+    dataset = pydicom.dcmread(path, defer_size=1024)  # larger ones are passed over, not read
+    for element in dataset.values():
+        length = getattr(element, "length", 0)
+        if length != 0xFFFFFFFF and getattr(element, "value_tell", 0) + length > size:
+            raise EOFError(f"{element.tag} is longer than the file")
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
