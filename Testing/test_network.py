@@ -5,7 +5,7 @@ import pytest
 
 from bundle_maker import bundle_info, made_images, random_weights
 from CNNSurvivalLib.bundle import save_bundle
-from CNNSurvivalLib.engines import ENGINES, create_engine
+from CNNSurvivalLib.engines import ENGINES, Engine, create_engine
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
 from CNNSurvivalLib.network import build_network, network_input, network_weights, weight_shapes
 from CNNSurvivalLib.slices import Preprocessing, axial_geometry, extract_slices
@@ -101,3 +101,23 @@ def test_unknown_engines_and_devices_are_refused(tiny_bundle):
         create_engine("jax", tiny_bundle)
     with pytest.raises(CNNSurvivalError, match="device 'nonsense'"):
         create_engine("torch", tiny_bundle, device="nonsense")
+
+
+@pytest.mark.parametrize("at", [(40, 50), (0, 0), (110, 100)])
+def test_hiding_patches_one_by_one_is_hiding_them_in_whole_slices(tiny_bundle, at):
+    """The built-in engine computes only what a patch changes; here against every slice computed as a whole."""
+    image = np.zeros((140, 140), np.uint8)
+    image[at[0] : at[0] + 30, at[1] : at[1] + 40] = np.random.default_rng(0).integers(1, 255, (30, 40))
+    image[image < 40] = 0  # holes, too
+    corners = [(at[0], at[1]), (at[0] + 11, at[1] + 3), (at[0] + 29, at[1] + 39), (0, 0), (139, 139), (60, 126)]
+    patches = [(slice(row, row + size), slice(column, column + size)) for row, column in corners for size in (1, 14)]
+    engine, told = create_engine("numpy", tiny_bundle), []
+    found = engine.hazards_without(image, patches, told.append)
+    assert told[-1] == 1 and len(told) == len(patches)
+    np.testing.assert_allclose(found, Engine.hazards_without(engine, image, patches), rtol=0, atol=2e-6)
+    assert np.ptp(found[:, 0]) > 1e-4
+
+
+def test_hiding_no_patch_is_the_slice_itself(engine):
+    image = made_images(1)[0]
+    np.testing.assert_allclose(engine.hazards_without(image, []), engine.hazards(image[np.newaxis]), rtol=0, atol=1e-6)

@@ -10,8 +10,8 @@ differs, and carries that background value through each layer beside it.
 
 from __future__ import annotations
 
-from functools import reduce
-from typing import Callable, NamedTuple, Optional
+from functools import partial, reduce
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -29,9 +29,7 @@ _COLUMNS = 80
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
     """The engine of that name with the bundle's weights.
 
-    device: for torch only, "cpu", "cuda" ...; None takes a GPU where there is one. An engine has ``name``,
-    ``description`` and ``hazards(images, progress=None)``: uint8 [n, crop, crop] -> float64 [n, intervals];
-    progress(fraction) is called as slices are done and may raise Cancelled.
+    device: for torch only, "cpu", "cuda" ...; None takes a GPU where there is one.
     Raises CNNSurvivalError for an unknown name, or where torch or the device is missing.
     """
     if name == "numpy":
@@ -41,26 +39,75 @@ def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
     raise CNNSurvivalError(f"There is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 
-class NumpyEngine:
+class Engine:
+    """What runs the network: ``name``, ``description`` (with the library's version) and ``hazards``."""
+
+    name: str
+    description: str
+
+    def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
+        """uint8 [n, crop, crop] -> float64 [n, intervals].
+
+        progress(fraction) is called as slices are done and may raise Cancelled.
+        """
+        raise NotImplementedError
+
+    def hazards_without(
+        self, image: np.ndarray, patches: Sequence, progress: Optional[Callable[[float], None]] = None
+    ) -> np.ndarray:
+        """float64 [1 + n, intervals]: of a slice, uint8 [crop, crop], as it is and with each of n patches set to 0.
+
+        patches: (slice of rows, slice of columns) each.
+        """
+        hidden = np.repeat(image[np.newaxis], 1 + len(patches), axis=0)
+        for occluded, patch in zip(hidden[1:], patches):
+            occluded[patch] = 0
+        return self.hazards(hidden, progress)
+
+
+class NumpyEngine(Engine):
     """The network in NumPy, on the window of each slice that its ROI can influence."""
 
     name = "numpy"
 
     def __init__(self, weights: dict):
         self.description = f"numpy {np.__version__}"
-        self._layers = [_Layer.of(weights, layer) for layer in range(1, 7)]
+        layers = [_Layer.of(weights, layer) for layer in range(1, 7)]
+        self._steps: list = []  # from maps to maps: two convolutions and a pooling, three times
+        for block, pool in enumerate(POOLS):
+            self._steps += [partial(_convolve, layer=layer) for layer in layers[2 * block : 2 * block + 2]]
+            self._steps.append(partial(_max_pool, pool=pool))
         self._dense = [
             (np.asarray(weights[f"{name}.weight"], np.float32), np.asarray(weights[f"{name}.bias"], np.float32))
             for name in ("hidden", "output")
         ]
 
     def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
-        """uint8 [n, crop, crop] -> float64 [n, intervals]."""
         features = []
         for number, image in enumerate(images):
             features.append(self._features(image))
             if progress is not None:
                 progress((number + 1) / len(images))
+        return hazards_from_logits(self.logits(np.array(features)))
+
+    def hazards_without(
+        self, image: np.ndarray, patches: Sequence, progress: Optional[Callable[[float], None]] = None
+    ) -> np.ndarray:
+        """As ``Engine.hazards_without``; what a patch cannot change is not computed again."""
+        stages = [_window_of(image)]
+        for step in self._steps:
+            stages.append(step(stages[-1]))
+        features = [self._hidden(stages[-1])]
+        as_it_is = [_whole(stage) for stage in stages]
+        for number, (rows, columns) in enumerate(patches):
+            (top, bottom, _), (left, right, _) = (patch.indices(len(image)) for patch in (rows, columns))
+            nothing = np.zeros((bottom - top, 1, right - left), np.float32)
+            maps = _Maps(nothing, top, left, len(image), as_it_is[0])
+            for step, behind in zip(self._steps, as_it_is[1:]):
+                maps = step(maps, background=behind)
+            features.append(self._hidden(maps))
+            if progress is not None:
+                progress((number + 1) / len(patches))
         return hazards_from_logits(self.logits(np.array(features)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -74,13 +121,16 @@ class NumpyEngine:
 
     def _features(self, image: np.ndarray) -> np.ndarray:
         maps = _window_of(image)
-        for block, pool in enumerate(POOLS):
-            maps = _max_pool(_convolve(_convolve(maps, self._layers[2 * block]), self._layers[2 * block + 1]), pool)
+        for step in self._steps:
+            maps = step(maps)
+        return self._hidden(maps)
+
+    def _hidden(self, maps: _Maps) -> np.ndarray:
         hidden, bias = self._dense[0]
-        return np.maximum(hidden @ _whole(maps).ravel() + bias, 0)
+        return np.maximum(hidden @ _whole(maps).transpose(1, 0, 2).ravel() + bias, 0)
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """The plain network in PyTorch."""
 
     name = "torch"
@@ -97,7 +147,6 @@ class TorchEngine:
         self.description = f"torch {torch.__version__} on {device}"
 
     def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
-        """uint8 [n, crop, crop] -> float64 [n, intervals]."""
         logits = []
         with self._torch.inference_mode():
             for start in range(0, len(images), self._BATCH):
@@ -112,13 +161,16 @@ class TorchEngine:
 
 
 class _Maps(NamedTuple):
-    """Feature maps of size x size pixels: ``values`` in a window, ``background`` everywhere else."""
+    """Feature maps of size x size pixels: ``values`` in a window, ``background`` everywhere else.
+
+    The background is one value per channel; or, where only the window differs from maps that are known, those.
+    """
 
     values: np.ndarray  # float32 [rows, channels, columns]
     top: int
     left: int
     size: int
-    background: np.ndarray  # float32 [channels]
+    background: np.ndarray  # float32 [channels] or [size, channels, size]
 
 
 class _Layer(NamedTuple):
@@ -164,17 +216,20 @@ def _window_of(image: np.ndarray) -> _Maps:
 
 
 def _grow(maps: _Maps, top: int, left: int, bottom: int, right: int) -> np.ndarray:
-    """The maps' values on the window [top:bottom, left:right], which holds their own."""
-    rows, channels, columns = maps.values.shape
-    grown = np.empty((bottom - top, channels, right - left), np.float32)
-    grown[:] = maps.background[:, np.newaxis]
+    """The maps' values on the window [top:bottom, left:right], which begins where their own does or before."""
+    if maps.background.ndim == 1:
+        grown = np.empty((bottom - top, len(maps.background), right - left), np.float32)
+        grown[:] = maps.background[:, np.newaxis]
+    else:
+        grown = maps.background[top:bottom, :, left:right].copy()
+    values = maps.values[: max(bottom - maps.top, 0), :, : max(right - maps.left, 0)]
     row, column = maps.top - top, maps.left - left
-    grown[row : row + rows, :, column : column + columns] = maps.values
+    grown[row : row + len(values), :, column : column + values.shape[2]] = values
     return grown
 
 
-def _convolve(maps: _Maps, layer: _Layer) -> _Maps:
-    """Unpadded 3 x 3 convolution, ReLU, batch norm.
+def _convolve(maps: _Maps, layer: _Layer, background: Optional[np.ndarray] = None) -> _Maps:
+    """Unpadded 3 x 3 convolution, ReLU, batch norm. ``background`` is that of the result, where it is known.
 
     Output pixel (y, x) sees input pixels y..y+2, x..x+2, so the window's influence begins two pixels before it.
     """
@@ -184,8 +239,9 @@ def _convolve(maps: _Maps, layer: _Layer) -> _Maps:
     bottom, right = min(maps.top + rows, size), min(maps.left + columns, size)
     seen = _grow(maps, top, left, bottom + 2, right + 2)
     values = layer.activate(_correlate(seen, layer.kernel))
-    flat = np.tile(maps.background, 3)[:, np.newaxis]
-    background = layer.activate(sum(column @ flat for column in layer.kernel))[:, 0]
+    if background is None:
+        flat = np.tile(maps.background, 3)[:, np.newaxis]
+        background = layer.activate(sum(column @ flat for column in layer.kernel))[:, 0]
     return _Maps(values, top, left, size, background)
 
 
@@ -208,21 +264,21 @@ def _correlate(seen: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return result
 
 
-def _max_pool(maps: _Maps, pool: int) -> _Maps:
+def _max_pool(maps: _Maps, pool: int, background: Optional[np.ndarray] = None) -> _Maps:
     """Max-pooling with stride ``pool``; rows and columns that do not fill a last cell are dropped, as in PyTorch."""
     rows, channels, columns = maps.values.shape
     size = maps.size // pool
-    top, left = maps.top // pool, maps.left // pool
-    bottom, right = -(-(maps.top + rows) // pool), -(-(maps.left + columns) // pool)
+    top, left = min(maps.top // pool, size), min(maps.left // pool, size)
+    bottom = max(top, min(-(-(maps.top + rows) // pool), size))
+    right = max(left, min(-(-(maps.left + columns) // pool), size))
     cells = _grow(maps, top * pool, left * pool, bottom * pool, right * pool)
-    bottom, right = min(bottom, size), min(right, size)
-    height, width = max(bottom - top, 0), max(right - left, 0)
-    cells = cells[: height * pool, :, : width * pool].reshape(height, pool, channels, width, pool)
+    cells = cells.reshape(bottom - top, pool, channels, right - left, pool)
     # One maximum of whole arrays after the other: a reduction over two short axes takes five times as long.
     values = reduce(np.maximum, (cells[:, row, :, :, column] for row in range(pool) for column in range(pool)))
-    return _Maps(np.ascontiguousarray(values), top, left, size, maps.background)
+    background = maps.background if background is None else background
+    return _Maps(np.ascontiguousarray(values), top, left, size, background)
 
 
 def _whole(maps: _Maps) -> np.ndarray:
-    """The maps as one array [channels, size, size]."""
-    return _grow(maps, 0, 0, maps.size, maps.size).transpose(1, 0, 2)
+    """The maps as one array [size, channels, size]."""
+    return _grow(maps, 0, 0, maps.size, maps.size)

@@ -64,11 +64,8 @@ def occlusion_maps(
 
 def _slice_map(image, prediction: Prediction, engine, patch_px, stride_px, progress) -> np.ndarray:
     patches = _patches(image, patch_px, stride_px)
-    hidden = np.repeat(image[np.newaxis], 1 + len(patches), axis=0)  # the first is the slice as it is
-    for occluded, patch in zip(hidden[1:], patches):
-        occluded[patch] = 0
     bundle = prediction.bundle
-    curves = survival_function(engine.hazards(hidden, progress))
+    curves = survival_function(engine.hazards_without(image, patches, progress))
     risk = 1 - survival_at(curves, bundle.edges_days, bundle.risk_time_days)
     total, count = np.zeros(image.shape), np.zeros(image.shape)
     for patch, value in zip(patches, risk[0] - risk[1:]):
