@@ -26,7 +26,7 @@ def make_store(folder: Path, patients: int = 24, slices: int = 3, seed: int = 0,
         limit = random.uniform(300, 3000)
         time, event = (time, 1) if time <= limit else (float(np.ceil(limit)), 0)
         for rank in range(slices):
-            radius = 20 + 7 * size - 2 * rank
+            radius = max(1.0, 20 + 7 * size - 2 * rank)
             inside = np.hypot(y, x * random.uniform(0.8, 1.2)) < radius
             image = np.where(inside, np.clip(random.normal(130, 25, inside.shape), 1, 255), 0).astype(np.uint8)
             images.append(image)

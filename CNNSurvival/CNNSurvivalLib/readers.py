@@ -329,7 +329,15 @@ def _read_ct(path: Path, series_uid: str | None) -> _Volume:
     if series_uid:
         raise UsageError(f"The CT {path} is not DICOM, so it has no series to choose; leave out --series-uid.")
     image = _squeezed("CT", path, _read_image("CT", path))
-    return _Volume(sitk.GetArrayFromImage(image), _geometry(image))
+    return _Volume(np.asarray(_Held(image)), _geometry(image))
+
+
+class _Held:
+    """An image's own voxels for NumPy, read-only, without a copy: SimpleITK's view does not keep its image alive."""
+
+    def __init__(self, image: sitk.Image):
+        self._image = image
+        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
 
 
 def _read_dicom_file(path: Path, series_uid: str | None) -> _Volume:
@@ -718,14 +726,15 @@ def _read_labels(path: Path, segment: str | None) -> tuple[_Volume, str]:
             raise CNNSurvivalError(
                 f"The mask {path} lacks the layer of segment '{_shown(name)}'; save it again in Slicer."
             )
-        return _Volume((layers[layer] == label).astype(np.uint8), _geometry(image)), name
+        return _Volume((layers[layer] == label).view(np.uint8), _geometry(image)), name
     image = _squeezed("mask", path, image)
-    array, notes = _integers(path, sitk.GetArrayFromImage(image))
-    values = sorted(set().union(*(np.unique(plane).tolist() for plane in array)) - {0})
+    array, notes = _integers(path, sitk.GetArrayViewFromImage(image))  # of use while the image is there
+    # Most of a mask is 0, and a plane is quickly told to be; unique() of whole planes takes as long as reading them.
+    values = sorted(set().union(*(np.unique(plane[plane != 0]).tolist() for plane in array)))
     if not values:
         raise CNNSurvivalError(f"The mask {path} is empty (every voxel is 0); draw the tumour.")
     label = values[_choose(path, "label", [str(value) for value in values], values, segment)]
-    return _Volume((array == label).astype(np.uint8), _geometry(image), notes), str(label)
+    return _Volume((array == label).view(np.uint8), _geometry(image), notes), str(label)
 
 
 def _slicer_segments(image: sitk.Image) -> list[tuple[str, int, int]]:
@@ -776,7 +785,7 @@ def _integers(path: Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...
         return whole.astype(np.int32), ()
     if array.min() >= 0 and array.max() <= 1:
         note = f"The mask {path} has values between 0 and 1; voxels of 0.5 or more were taken for tumour."
-        return (array >= 0.5).astype(np.uint8), (note,)
+        return (array >= 0.5).view(np.uint8), (note,)
     raise CNNSurvivalError(
         f"The mask {path} has voxels that are no whole numbers ({array.min():g} to {array.max():g}); give a label "
         "image."

@@ -364,7 +364,7 @@ def preparing(options: Options) -> list[Row]:
                    "at least 0.8", reached, "of its speed", f"{len(pairs)} {note}")  # fmt: skip
 
     small = cohort_manifest(options, 6 if options.quick else 24)
-    return [compare(_full_cts(options.folder / "full", 2 if options.quick else 6), "CTs of 512 x 512 x 150"),
+    return [compare(_full_cts(options.folder / "full", 2 if options.quick else 16), "CTs of 512 x 512 x 150"),
             compare(small, "crops of about 100 x 100 x 60 voxels, which are read in 5 ms")]  # fmt: skip
 
 
@@ -432,7 +432,7 @@ def radiomics(options: Options) -> list[Row]:
         from training_cli.radiomics import case_features, cohort_features
     except ImportError:
         return [Row(*what, None, "", "PyRadiomics is not installed")]
-    manifest = cohort_manifest(options, 4 if options.quick else 12)
+    manifest = cohort_manifest(options, 4 if options.quick else 20)
     store = prepare(manifest, options.folder / "radiomics-store", Preprocessing(slice_step_mm=3.0), jobs=2,
                     tell=lambda text: None)  # fmt: skip
     cases = list(zip(store.patients["image"], store.patients["mask"]))
