@@ -1,3 +1,5 @@
+import importlib.util
+import os
 import sys
 from typing import Annotated, Optional
 
@@ -17,7 +19,6 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.selftest import SelfTest
 
 #
 # CNNSurvival
@@ -48,8 +49,6 @@ Narasimhan, PeerJ 7:e6257 (2019).
 
 def registerSampleData() -> None:
     """A made-up patient in the Sample Data module, made on this computer when it is asked for."""
-    import os
-
     import SampleData
 
     icon = os.path.join(os.path.dirname(__file__), "Resources", "Icons", "CNNSurvival.png")
@@ -447,7 +446,7 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def process(self, volume, segmentation, segmentId, bundle=None, minimumRoi=None, maximumSlices=None, engine=None,
                 progress=None, horizons=None):  # fmt: skip
-        """Predict, and leave the result in the scene (CNNSurvivalLib.scene.Result); works without a window.
+        """Predict, and leave the result in the scene (CNNSurvivalLib.mrml.scene.Result); works without a window.
 
         bundle: from CNNSurvivalLib.bundle.load_bundle, None for the default model. minimumRoi, maximumSlices: None
         for the model's own. engine: from CNNSurvivalLib.engines.create_engine, None for the built-in one. horizons:
@@ -475,7 +474,7 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
     def explain(self, volume, result, prediction, engine=None, progress=None):
         """(map of where the tumour raises or lowers the risk, a volume node beside the result; a sentence on it)."""
         from CNNSurvivalLib.engines import create_engine
-        from CNNSurvivalLib.explain import occlusion_maps, on_ct_grid
+        from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 
         maps = occlusion_maps(prediction, engine or create_engine("numpy", prediction.bundle), progress=progress)
         values = on_ct_grid(maps, prediction, *self.scene.grid_of(volume))
@@ -483,7 +482,7 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
         """Write report, picture, tables and, if ``scene``, all of the scene as .mrb; returns the paths."""
-        from CNNSurvivalLib.export import export_folder, free_path
+        from CNNSurvivalLib.report.export import export_folder, free_path
         from CNNSurvivalLib.widgets.painter import curve_png
 
         report = progress or (lambda step, fraction: None)
@@ -524,7 +523,7 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def loadSample(self):
         """(CT, segmentation): a made-up patient, made on this computer."""
-        from CNNSurvivalLib.sample import add_sample
+        from CNNSurvivalLib.mrml.sample import add_sample
 
         return add_sample()
 
@@ -551,8 +550,8 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     @property
     def scene(self):
-        """CNNSurvivalLib.scene; not imported with this file, as it brings scipy, which would slow Slicer's start."""
-        from CNNSurvivalLib import scene
+        """CNNSurvivalLib.mrml.scene. Not imported with this file: it brings scipy, which would slow Slicer's start."""
+        from CNNSurvivalLib.mrml import scene
 
         return scene
 
@@ -562,5 +561,17 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 #
 
 
-class CNNSurvivalTest(SelfTest, ScriptedLoadableModuleTest):
-    """The tests are in CNNSurvivalLib/selftest.py."""
+def _selfTest():
+    """The class SelfTest of Testing/self_test.py.
+
+    It is loaded by its path: a package named Testing on Slicer's shared path would collide with other extensions'.
+    """
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Testing", "self_test.py")
+    spec = importlib.util.spec_from_file_location("CNNSurvivalSelfTest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SelfTest
+
+
+class CNNSurvivalTest(_selfTest(), ScriptedLoadableModuleTest):
+    """The tests are in Testing/self_test.py."""

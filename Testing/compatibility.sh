@@ -20,7 +20,7 @@ for python in ${PYTHONS:-python3.9 python3.10 python3.11 python3.12 python3.13};
         fi
         "$work/venv/bin/python" -m pytest -q -p no:cacheprovider Testing/test_slices.py Testing/test_hazards.py \
             Testing/test_bundle.py Testing/test_files.py Testing/test_prediction.py Testing/test_network.py \
-            Testing/test_properties.py >"$work/log" 2>&1
+            Testing/robustness/test_properties.py >"$work/log" 2>&1
         code=$?
         grep -E "^(FAILED|ERROR)|^E  " "$work/log"
         echo "$("$work/venv/bin/python" -c 'import sys, numpy; print("Python", sys.version.split()[0], "NumPy", numpy.__version__)'): $(tail -n 1 "$work/log")"

@@ -7,17 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.hazards import kaplan_meier
 from cohort_maker import make_store
 from training_cli.cli import main
-from training_cli.errors import UsageError
-from training_cli.metrics import concordance, ipa
-from training_cli.store import open_store
+from training_cli.cohort.store import open_store
+from training_cli.evaluation.metrics import concordance, ipa
 
 for package in ("sksurv", "lifelines"):
     pytest.importorskip(package)
-baselines = pytest.importorskip("training_cli.baselines")
+baselines = pytest.importorskip("training_cli.evaluation.baselines")
 
 HORIZON = 547.875
 

@@ -117,7 +117,6 @@ def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files
 def test_the_patients_of_a_scene(tiny_bundle):
     pytest.importorskip("slicer", reason="needs slicer-core")
     import slicer
-
     from test_scene import add_segmentation, add_volume, ball
 
     scene = slicer.vtkMRMLScene()

@@ -3,10 +3,9 @@
 import pandas as pd
 import pytest
 
-from CNNSurvivalLib.errors import CNNSurvivalError
-from training_cli import download
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from training_cli.cli import main
-from training_cli.errors import UsageError
+from training_cli.cohort import download
 
 
 def series(patient, study, uid, modality, description="", analysis=None, size=10.0, count=3):

@@ -11,16 +11,16 @@ import pytest
 from bundle_maker import made_images, random_weights
 from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
 from CNNSurvivalLib.engines import NumpyEngine
-from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
 from CNNSurvivalLib.hazards import exponential_edges, kaplan_meier, survival_at, survival_function
 from cohort_maker import make_store
-from training_cli import cli, export
+from training_cli import cli
+from training_cli.cohort.store import open_store, preprocessing_info
 from training_cli.commands.export import add_export
-from training_cli.errors import UsageError
-from training_cli.model_card import model_card, months_text
-from training_cli.runs import load_run, save_run
-from training_cli.store import open_store, preprocessing_info
+from training_cli.models import export
+from training_cli.models.model_card import model_card, months_text
+from training_cli.training.runs import load_run, save_run
 
 COHORT = """
 name = "{}"
@@ -360,7 +360,7 @@ def check_it_names_nobody(path):
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             parts = [archive.read(name) for name in archive.namelist()]
-    repository = str(Path(export.__file__).resolve().parents[1]).encode()
+    repository = str(Path(export.__file__).resolve().parents[2]).encode()
     for part in parts:
         assert not any(word in part for word in (repository, b"network.py", b"export.py", b"site-packages", b"m000"))
 

@@ -10,9 +10,9 @@ import pytest
 
 from CNNSurvivalLib import prediction as pr
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.export import export_folder, free_path
-from CNNSurvivalLib.pdf import BOLD, Page, text_width, wrapped
-from CNNSurvivalLib.report import write_report
+from CNNSurvivalLib.report.export import export_folder, free_path
+from CNNSurvivalLib.report.page import write_report
+from CNNSurvivalLib.report.pdf import BOLD, Page, text_width, wrapped
 from CNNSurvivalLib.slices import axial_geometry
 
 INPUTS = {"volume": "CT chest", "segmentation": "Contours", "segment": "GTVp"}

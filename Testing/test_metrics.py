@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from CNNSurvivalLib.errors import CNNSurvivalError
-from training_cli import metrics
 from training_cli.cli import main
+from training_cli.evaluation import metrics
 
 HORIZONS = (180.0, 365.0, 547.875, 730.0)
 

@@ -89,9 +89,12 @@ def test_the_wheel_holds_code_models_and_licence_and_nothing_else(wheel):
         names = archive.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"CNNSurvivalLib", "training_cli", "cnn_survival"}
     for source in ("CNNSurvival/CNNSurvivalLib", "training_cli"):
-        expected = {f"{Path(source).name}/{path.name}" for path in (REPOSITORY / source).glob("*.py")}
+        expected = {
+            f"{Path(source).name}/{path.relative_to(REPOSITORY / source).as_posix()}"
+            for path in (REPOSITORY / source).rglob("*.py")
+        }
         assert expected <= set(names)
-    assert {"training_cli/report_template.html", "training_cli/configs/nsclc.toml"} <= set(names)
+    assert {"training_cli/study/report_template.html", "training_cli/configs/nsclc.toml"} <= set(names)
     models = REPOSITORY / "CNNSurvival" / "Resources" / "Models"
     files = {path.relative_to(models).as_posix() for path in models.rglob("*") if path.is_file()}
     assert "default.txt" in files
@@ -145,7 +148,7 @@ def test_prediction_needs_no_extra(installed, metadata, command):
     code = f"""
 import contextlib, sys
 if {command!r} == "demo":
-    import training_cli.demo
+    import training_cli.demo.run
 else:
     from training_cli.cli import main
     with contextlib.suppress(SystemExit):

@@ -9,11 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from CNNSurvivalLib import scene as scene_io
-from CNNSurvivalLib.readers import read_case
+from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.mrml import scene as scene_io
 from CNNSurvivalLib.slices import extract_slices
-from training_cli import demo, phantom
-from training_cli.phantom import HEART, SHAPE, SPACING, TUMOUR
+from training_cli.demo import phantom
+from training_cli.demo import run as demo
+from training_cli.demo.phantom import HEART, SHAPE, SPACING, TUMOUR
 
 
 @pytest.fixture(scope="session")

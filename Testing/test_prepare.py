@@ -9,10 +9,10 @@ import pytest
 
 from CNNSurvivalLib.slices import Preprocessing, axial_geometry, extract_slices
 from cohort_maker import make_images
-from training_cli import prepare as module
 from training_cli.cli import main
-from training_cli.clinical import read_clinical
-from training_cli.store import open_store
+from training_cli.cohort import prepare as module
+from training_cli.cohort.clinical import read_clinical
+from training_cli.cohort.store import open_store
 
 FILES = ("slices.npy", "slices.csv", "patients.csv", "rejected.csv", "store.json")
 

@@ -9,8 +9,8 @@ import pytest
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 from cohort_maker import make_images, make_store
-from training_cli import radiomics
-from training_cli.store import open_store
+from training_cli.cohort import radiomics
+from training_cli.cohort.store import open_store
 
 pytest.importorskip("radiomics")
 

@@ -12,8 +12,8 @@ pytest.importorskip("jinja2")
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.hazards import exponential_edges
-from training_cli import report_figures as figures
-from training_cli.report import Figure, Report, Section, Table, shown, write_report
+from training_cli.figures import study as figures
+from training_cli.study.html import Figure, Report, Section, Table, shown, write_report
 
 VOID = {"meta", "img", "br", "link"}
 

@@ -8,7 +8,7 @@ import pytest
 from CNNSurvivalLib.bundle import load_bundle
 from cohort_maker import make_images
 from training_cli.cli import main
-from training_cli.study import read_study
+from training_cli.study.config import read_study
 
 for package in ("torch", "lightning", "sksurv", "lifelines", "jinja2"):
     pytest.importorskip(package)
@@ -147,7 +147,7 @@ def test_mistakes_in_the_configuration_are_named(tmp_path, capsys, old, new, wor
 def test_our_own_configuration_reads():
     from pathlib import Path
 
-    from training_cli.export import read_card
+    from training_cli.models.export import read_card
 
     path = Path(__file__).resolve().parents[1] / "training_cli/configs/nsclc.toml"
     found = read_study(path)

@@ -10,8 +10,8 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core (pip install sl
 vtk = pytest.importorskip("vtk")
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
 
-from CNNSurvivalLib import scene as scene_io  # noqa: E402
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
+from CNNSurvivalLib.mrml import scene as scene_io  # noqa: E402
 from CNNSurvivalLib.prediction import predict  # noqa: E402
 from CNNSurvivalLib.slices import axial_geometry  # noqa: E402
 

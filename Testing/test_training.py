@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from CNNSurvivalLib.bundle import load_bundle, shipped_models_folder
-from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.network import weight_shapes
 from cohort_maker import make_store
 from training_cli.cli import main
-from training_cli.errors import UsageError
-from training_cli.store import open_store, preprocessing_info
+from training_cli.cohort.store import open_store, preprocessing_info
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -136,7 +135,8 @@ def test_fine_tuning_on_features_is_fine_tuning_through_the_network(run, store, 
     import torch
 
     from CNNSurvivalLib import network as net
-    from training_cli import runs, training
+    from training_cli.training import runs
+    from training_cli.training import train as training
 
     settings = training.Settings(epochs=2, batch=8, best_slices=None)
     cohort = open_store(store)
@@ -157,7 +157,8 @@ def test_fine_tuning_on_features_is_fine_tuning_through_the_network(run, store, 
 
 
 def test_fine_tuning_refuses_slices_that_were_cut_in_another_way(run, store, tmp_path):
-    from training_cli import runs, training
+    from training_cli.training import runs
+    from training_cli.training import train as training
 
     other = open_store(store)
     other.info["preprocessing"]["slice_step_mm"] = 5.0
@@ -166,7 +167,7 @@ def test_fine_tuning_refuses_slices_that_were_cut_in_another_way(run, store, tmp
 
 
 def test_departures_do_what_they_say(store):
-    from training_cli import training
+    from training_cli.training import train as training
 
     cohort = open_store(store)
     examples = training.training_examples(cohort, np.array([0.0, 300.0, 600.0, 1200.0]), None)
@@ -199,7 +200,7 @@ def test_mistakes_are_named(run, store, tmp_path, capsys):
 
 
 def test_a_cohort_without_deaths_is_refused(store, tmp_path):
-    from training_cli import training
+    from training_cli.training import train as training
 
     cohort = open_store(store)
     alive = cohort.part(cohort.patients.index[cohort.patients["event"] == 0])

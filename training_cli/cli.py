@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from CNNSurvivalLib import __version__
-from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 
 from .commands.baselines import add_baselines
 from .commands.download import add_download
@@ -23,7 +23,6 @@ from .commands.predict import add_predict
 from .commands.prepare import add_prepare
 from .commands.pretrain import add_crossvalidate, add_finetune, add_pretrain
 from .commands.reproduce import add_reproduce
-from .errors import UsageError
 from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
 
 COMMANDS = (

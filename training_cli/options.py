@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+# The models that a network is compared with. Here, as the parser needs them before the packages that fit them.
+BASELINES = ("radiomics", "outputs", "volume", "clinical")
 # Exit codes
 DONE, UNUSABLE_INPUT, USAGE_ERROR, SOME_FAILED, STOPPED = 0, 1, 2, 3, 130
 
@@ -51,6 +53,11 @@ def not_negative(text: str) -> float:
 def fraction(text: str) -> float:
     """For argparse: from 0 up to, but not, 1."""
     return _number(text, lambda value: 0 <= value < 1, "a number from 0 up to (but not) 1")
+
+
+def days(text: str) -> list[float]:
+    """For argparse: numbers of days, separated by commas."""
+    return [positive(part.strip()) for part in text.split(",")]
 
 
 def _number(text: str, fits, wanted: str) -> float:

@@ -20,8 +20,10 @@ from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, predict_row, write_tables
 from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.errors import UsageError, existing
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
-from CNNSurvivalLib.manifest import ManifestRow, duplicate_warnings, read_manifest
+from CNNSurvivalLib.io.manifest import ManifestRow, duplicate_warnings, read_manifest
+from CNNSurvivalLib.io.readers import read_case
 from CNNSurvivalLib.prediction import (
     Prediction,
     curve_table,
@@ -29,10 +31,8 @@ from CNNSurvivalLib.prediction import (
     slice_table,
     to_dict,
 )
-from CNNSurvivalLib.readers import read_case
 
-from .errors import UsageError, existing
-from .figures import survival_figure
+from .figures.survival import survival_figure
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Callable, Iterable, NamedTuple, Optional
 
 from .errors import Cancelled, CNNSurvivalError, UsageError, existing
 from .files import ensure_output_folder, write_csv
-from .manifest import ManifestRow, duplicate_warnings, read_manifest, with_folder_names
+from .io.manifest import ManifestRow, duplicate_warnings, read_manifest, with_folder_names
 from .prediction import Prediction, predict
 
 PREDICTIONS_HEADER = [
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 def predict_row(row: ManifestRow, bundle, engine, **options) -> tuple[Prediction, dict]:
     """(prediction, what was given) of one row of a manifest; options as for ``prediction.predict``."""
-    from .readers import read_case
+    from .io.readers import read_case
 
     if row.problem:
         raise CNNSurvivalError(row.problem)
@@ -146,7 +146,7 @@ def scene_cases(scene) -> list[SceneCase]:
 
     CTs without a segmentation are listed with that as their problem. patient_id is the name of the CT.
     """
-    from . import scene as mrml
+    from .mrml import scene as mrml
 
     cases = []
     for volume, segmentation in mrml.studies(scene):
@@ -252,7 +252,7 @@ def predict_case(case, bundle, engine, progress=None, **options) -> Prediction:
     if case.problem:
         raise CNNSurvivalError(case.problem)
     if isinstance(case, SceneCase):
-        from . import scene as mrml
+        from .mrml import scene as mrml
 
         return mrml.predict_nodes(case.volume, case.segmentation, case.segment_id, bundle, engine, progress, **options)
     return predict_row(case, bundle, engine, progress=progress, **options)[0]

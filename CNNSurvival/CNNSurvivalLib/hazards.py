@@ -142,3 +142,9 @@ def kaplan_meier(time_days, event) -> tuple[np.ndarray, np.ndarray]:
     deaths, count = np.unique(time[event], return_counts=True)
     at_risk = time.size - np.searchsorted(np.sort(time), deaths, side="left")
     return deaths, np.cumprod(1 - count / at_risk)
+
+
+def months_text(days: float) -> str:
+    """547.875 -> "18 months"; 100 -> "3.3 months"."""
+    months = days / MONTH_DAYS
+    return f"{round(months)} months" if abs(months - round(months)) < 0.005 else f"{months:.1f} months"

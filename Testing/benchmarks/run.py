@@ -30,7 +30,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "CNNSurvival"), str(ROOT), str(ROOT / "Testing")]
+sys.path[:0] = [str(ROOT / "CNNSurvival"), str(ROOT), str(ROOT / "Testing" / "helpers")]
 THREADS = os.cpu_count() or 1
 
 
@@ -170,7 +170,7 @@ def occlusion(options: Options) -> list[Row]:
 
     from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
     from CNNSurvivalLib.engines import create_engine
-    from CNNSurvivalLib.explain import PATCH_PX, STRIDE_PX, _patches, occlusion_maps
+    from CNNSurvivalLib.explanation import PATCH_PX, STRIDE_PX, _patches, occlusion_maps
     from CNNSurvivalLib.network import network_from_weights, network_input
     from CNNSurvivalLib.prediction import predict
 
@@ -196,7 +196,7 @@ def occlusion(options: Options) -> list[Row]:
 
 def training_store(options: Options):
     from cohort_maker import make_store
-    from training_cli.store import open_store
+    from training_cli.cohort.store import open_store
 
     if options.store is not None:
         return open_store(options.store)
@@ -238,7 +238,7 @@ def pretraining(options: Options) -> list[Row]:
 
     from CNNSurvivalLib import network as net
     from CNNSurvivalLib.hazards import exponential_edges
-    from training_cli.training import Devices, Settings, _start_fabric, _Trainer, epoch_order, training_examples
+    from training_cli.training.train import Devices, Settings, _start_fabric, _Trainer, epoch_order, training_examples
 
     store = training_store(options)
     examples = training_examples(store, exponential_edges(), 2500)
@@ -290,8 +290,8 @@ def pretraining(options: Options) -> list[Row]:
 def finetuning(options: Options) -> list[Row]:
     from CNNSurvivalLib import network as net
     from CNNSurvivalLib.bundle import default_bundle_folder
-    from training_cli.runs import load_run
-    from training_cli.training import FINETUNE, fit_last_layer, training_examples
+    from training_cli.training.runs import load_run
+    from training_cli.training.train import FINETUNE, fit_last_layer, training_examples
 
     store = training_store(options)
     store = store.part(store.patient_ids[:50])
@@ -344,9 +344,9 @@ def _read(pair) -> None:
 def preparing(options: Options) -> list[Row]:
     from joblib import Parallel, delayed
 
-    from CNNSurvivalLib.manifest import read_manifest
+    from CNNSurvivalLib.io.manifest import read_manifest
     from CNNSurvivalLib.slices import Preprocessing
-    from training_cli.prepare import prepare
+    from training_cli.cohort.prepare import prepare
 
     def compare(manifest: Path, note: str) -> Row:
         pairs = [(row.image_path, row.mask_path) for row in read_manifest(manifest)]
@@ -423,13 +423,13 @@ def _peak(command: list) -> float:
 @row
 def radiomics(options: Options) -> list[Row]:
     from CNNSurvivalLib.slices import Preprocessing
-    from training_cli.prepare import prepare
+    from training_cli.cohort.prepare import prepare
 
     what = ("model 1's features, 2 workers", "PyRadiomics case by case in one process", "at least 1.8")
     try:
         import radiomics  # noqa: F401
 
-        from training_cli.radiomics import case_features, cohort_features
+        from training_cli.cohort.radiomics import case_features, cohort_features
     except ImportError:
         return [Row(*what, None, "", "PyRadiomics is not installed")]
     manifest = cohort_manifest(options, 4 if options.quick else 20)
@@ -455,7 +455,7 @@ def growth(options: Options) -> list[Row]:
     from CNNSurvivalLib.engines import create_engine
     from CNNSurvivalLib.slices import Preprocessing
     from cohort_maker import make_images
-    from training_cli.prepare import prepare
+    from training_cli.cohort.prepare import prepare
 
     bundle = load_bundle(default_bundle_folder())
     engine = create_engine("numpy", bundle)

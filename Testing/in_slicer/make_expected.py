@@ -10,7 +10,7 @@ import SimpleITK
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "CNNSurvival"), str(HERE.parents[1])]
 
-from CNNSurvivalLib import sample  # noqa: E402
+from CNNSurvivalLib.mrml import sample  # noqa: E402
 from training_cli.cli import main  # noqa: E402
 
 with tempfile.TemporaryDirectory() as folder:

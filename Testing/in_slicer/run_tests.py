@@ -47,7 +47,7 @@ class Numbers(unittest.TestCase):
             import SimpleITK
         except ImportError:
             self.skipTest("this Slicer was built without SimpleITK, which reads the files")
-        from CNNSurvivalLib import sample
+        from CNNSurvivalLib.mrml import sample
 
         hu, tumour, _lung = sample.chest_ct()
         with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:

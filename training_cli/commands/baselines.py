@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..options import DONE, add_command, whole_number
-from .evaluate import days
+from ..options import BASELINES, DONE, add_command, days, whole_number
 
 DESCRIPTION = """\
 Fit what the network is compared with, and predict other patients with it.
@@ -22,7 +21,6 @@ The penalty of LASSO-Cox is chosen by cross-validation on the training patients 
 predictions_<model>.csv (score them with 'cnn-survival evaluate'), selected_features.csv, baselines.json and
 features.csv (PyRadiomics' features, kept so that they are computed once).
 """
-MODELS = ("radiomics", "outputs", "volume", "clinical")
 
 
 def add_baselines(commands) -> None:
@@ -34,7 +32,7 @@ def add_baselines(commands) -> None:
         command.add_argument(f"--{part}-part", metavar="NAME", help=f"with --{part}-patients: only those whose column "
                              "'part' says so")  # fmt: skip
     command.add_argument("--network", type=Path, metavar="RUN", help="for 'outputs': the folder of a finished training")
-    command.add_argument("--models", type=_models, default=MODELS, metavar="NAME,NAME", help="which (default: all)")
+    command.add_argument("--models", type=_models, default=BASELINES, metavar="NAME,NAME", help="which (default: all)")
     command.add_argument("--horizons", type=days, default=[547.875], metavar="DAYS,DAYS", help="default 547.875")
     command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="cases at once, for radiomics")
     command.add_argument("--seed", type=int, default=2020, metavar="N", help="of the folds (default 2020)")
@@ -42,8 +40,9 @@ def add_baselines(commands) -> None:
 
 
 def _run(options) -> int:
-    from .. import baselines, runs
-    from ..splits import chosen_part
+    from ..cohort.splits import chosen_part
+    from ..evaluation import baselines
+    from ..training import runs
 
     stores = [
         chosen_part(getattr(options, part), getattr(options, f"{part}_patients"), getattr(options, f"{part}_part"))
@@ -60,7 +59,7 @@ def _run(options) -> int:
 
 def _models(text: str) -> list[str]:
     names = [part.strip() for part in text.split(",")]
-    unknown = [name for name in names if name not in MODELS]
+    unknown = [name for name in names if name not in BASELINES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"there is no model '{unknown[0]}'; choose among {', '.join(MODELS)}")
+        raise argparse.ArgumentTypeError(f"there is no model '{unknown[0]}'; choose among {', '.join(BASELINES)}")
     return names

@@ -34,7 +34,7 @@ def add_download(commands) -> None:
 def _run(options) -> int:
     if options.output is None and not options.dry_run:
         options.parser.error("give --output, or --dry-run")
-    from .. import download
+    from ..cohort import download
 
     selection = download.select(download.offline_index(), options.collection, options.patients)
     print_table(download.summary(selection))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import DONE, add_command, positive, whole_number
-from .pretrain import store_of
+from ..options import DONE, add_command, days, whole_number
 
 DESCRIPTION = """\
 Score predicted risks against what became of the patients.
@@ -59,13 +58,15 @@ def _evaluate(options) -> int:
     from CNNSurvivalLib.files import ensure_output_folder, write_csv
     from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 
-    from .. import evaluate
+    from ..cohort.splits import chosen_part
+    from ..evaluation import evaluate
 
     if options.predictions is not None:
         table, horizons = evaluate.read_predictions(options.predictions, options.horizons)
     else:
         horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
-        table = evaluate.predict_store(options.model, store_of(options), horizons)
+        store = chosen_part(options.store, options.patients, options.part)
+        table = evaluate.predict_store(options.model, store, horizons)
         path = ensure_output_folder(options.output) / evaluate.PREDICTIONS_FILE
         write_csv(path, tuple(table), table.itertuples(index=False))
     found = evaluate.evaluate(table, horizons, options.output, options.bootstrap, options.seed)
@@ -73,7 +74,3 @@ def _evaluate(options) -> int:
     print(found.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"))
     return DONE
 
-
-def days(text: str) -> list[float]:
-    """For argparse: numbers of days, separated by commas."""
-    return [positive(part.strip()) for part in text.split(",")]

@@ -87,7 +87,7 @@ def add_export(commands) -> None:
 def _run_export(options) -> int:
     formats = list(dict.fromkeys(options.formats or ["bundle"]))
     _check_options(options, formats)
-    from .. import export
+    from ..models import export
 
     done = []
     for file_format in formats:
@@ -114,8 +114,8 @@ def _check_options(options, formats: list[str]) -> None:
 
 
 def _export_bundle(options):
-    from .. import export
-    from ..runs import load_run
+    from ..models import export
+    from ..training.runs import load_run
 
     card = export.read_card(options.card)
     return export.export_bundle(
@@ -136,8 +136,8 @@ def _export_bundle(options):
 
 
 def _store(folder: Path, patients: Path | None, part: str | None):
-    from ..splits import read_patients
-    from ..store import open_store
+    from ..cohort.splits import read_patients
+    from ..cohort.store import open_store
 
     store = open_store(folder)
     if patients is None:

@@ -63,7 +63,7 @@ def _run(options) -> int:
         options.parser.error("--hu-window needs a lower and a higher value")
     from CNNSurvivalLib.slices import Preprocessing
 
-    from ..prepare import prepare
+    from ..cohort.prepare import prepare
 
     preprocessing = Preprocessing(
         tuple(options.hu_window), options.pixel_size_mm, min_roi_px=options.min_roi, slice_step_mm=options.slice_step_mm

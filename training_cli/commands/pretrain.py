@@ -113,41 +113,41 @@ def _add_devices(command) -> None:
 
 
 def _run_pretrain(options) -> int:
-    from .. import training
+    from ..cohort.splits import chosen_part
+    from ..training import train as training
 
     devices = training.Devices(options.accelerator, options.devices, options.nodes, options.tensorboard)
-    run = training.pretrain(store_of(options), options.output, _settings(options), devices=devices)
+    store = chosen_part(options.store, options.patients, options.part)
+    run = training.pretrain(store, options.output, _settings(options), devices=devices)
     _say(run)
     return DONE
 
 
 def _run_finetune(options) -> int:
-    from .. import runs, training
+    from ..cohort.splits import chosen_part
+    from ..training import runs
+    from ..training import train as training
 
     settings = training.Settings(options.epochs, options.batch, options.learning_rate, None, options.seed)
-    _say(training.finetune(runs.load_run(options.run_folder), store_of(options), options.output, settings))
+    store = chosen_part(options.store, options.patients, options.part)
+    _say(training.finetune(runs.load_run(options.run_folder), store, options.output, settings))
     return DONE
 
 
 def _run_crossvalidate(options) -> int:
-    from .. import crossvalidation
+    from ..cohort.splits import chosen_part
+    from ..evaluation import crossvalidation
 
+    store = chosen_part(options.store, options.patients, options.part)
     table = crossvalidation.crossvalidate(
-        store_of(options), options.output, _settings(options), options.folds, options.at_epochs, options.max_slices
+        store, options.output, _settings(options), options.folds, options.at_epochs, options.max_slices
     )
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     return DONE
 
 
-def store_of(options):
-    """The store that the options name, or the part of it that --patients and --part choose."""
-    from ..splits import chosen_part
-
-    return chosen_part(options.store, options.patients, options.part)
-
-
 def _settings(options):
-    from ..training import Settings
+    from ..training.train import Settings
 
     return Settings(
         options.epochs, options.batch, options.learning_rate, options.best_slices, options.seed, options.balanced,

@@ -33,7 +33,9 @@ def add_reproduce(commands) -> None:
 def _run(options) -> int:
     from threadpoolctl import threadpool_limits
 
-    from .. import reproduce, study, study_report
+    from ..study import config as study
+    from ..study import pipeline as reproduce
+    from ..study import report as study_report
 
     configuration = study.read_study(options.config, options.data)
     with threadpool_limits(1, "blas"):

@@ -2,9 +2,9 @@
 
 import qt
 
-from CNNSurvivalLib.pdf import BOLD
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
-from CNNSurvivalLib.report import RED, draw_curve
+from CNNSurvivalLib.report.page import RED, draw_curve
+from CNNSurvivalLib.report.pdf import BOLD
 
 WIDTH, HEIGHT = 1600, 1000
 

@@ -1,0 +1,131 @@
+"""The rules of the house: what each folder may import, no circle, nothing upward."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LIBRARY = REPOSITORY / "CNNSurvival" / "CNNSurvivalLib"
+COMMANDS = REPOSITORY / "training_cli"
+
+# What the files of a folder of the library may import besides the standard library, and which folders of it they may
+# take from. "" is the library's own folder, the story from slices to prediction.
+LIBRARY_RULES = {
+    "": ({"numpy", "scipy", "torch"}, set()),
+    "io": ({"numpy", "scipy", "SimpleITK", "pydicom", "highdicom"}, {""}),
+    "report": ({"numpy"}, {""}),
+    "mrml": ({"numpy", "scipy", "slicer", "vtk"}, {"", "io"}),
+    "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils"}, {"", "io", "report", "mrml"}),
+}
+# These two join the rooms: they choose where cases come from.
+JOINING = {"batch": {"", "io", "mrml"}, "headless": {"", "io", "mrml"}}
+
+# The floors of training_cli, from the ground up: a folder may import its own files and those of lower floors.
+FLOORS = (
+    ("options",),
+    ("cohort", "figures"),
+    ("training",),
+    ("evaluation",),
+    ("models",),
+    ("study",),
+    ("predict", "demo"),
+    ("commands",),
+    ("cli", "__main__"),
+)
+
+
+def module_name(path, root):
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules(root):
+    return {module_name(path, root): path for path in sorted(root.rglob("*.py"))}
+
+
+def imports(path, root, known, package):
+    """(modules of the package, other top-level names) that a file imports, at its top and inside functions."""
+    inside, outside = set(), set()
+    here = module_name(path, root).split(".") if path.name == "__init__.py" else module_name(path, root).split(".")[:-1]
+    here = [part for part in here if part]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = here[: len(here) - node.level + 1]
+            elif node.module.split(".")[0] == package:
+                base = []
+            else:
+                outside.add(node.module.split(".")[0])
+                continue
+            module = (node.module or "").split(".") if node.level else node.module.split(".")[1:]
+            name = ".".join([*base, *[part for part in module if part]])
+            for alias in node.names:
+                longer = f"{name}.{alias.name}".strip(".")
+                inside.add(longer if longer in known else name)
+    return inside, outside
+
+
+def graph(root, package):
+    known = modules(root)
+    return {name: imports(path, root, known, package) for name, path in known.items()}
+
+
+def room(name):
+    return name.split(".")[0] if "." in name or (LIBRARY / name).is_dir() else ""
+
+
+LIBRARY_GRAPH = graph(LIBRARY, "CNNSurvivalLib")
+COMMANDS_GRAPH = graph(COMMANDS, "training_cli")
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY_GRAPH), ids=lambda name: name or "__init__")
+def test_a_file_of_the_library_imports_what_its_folder_may(name):
+    inside, outside = LIBRARY_GRAPH[name]
+    packages, folders = LIBRARY_RULES[room(name)]
+    folders = JOINING.get(name, folders)
+    if name in JOINING:
+        packages = packages | {"slicer", "CNNSurvivalLib"}
+    assert outside - set(sys.stdlib_module_names) <= packages
+    for other in inside:
+        assert room(other) in folders | {room(name)}, f"{name} takes from {other}"
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY_GRAPH), ids=lambda name: name or "__init__")
+def test_the_library_knows_no_command(name):
+    assert "training_cli" not in LIBRARY_GRAPH[name][1]
+
+
+def floor(name):
+    for number, rooms in enumerate(FLOORS):
+        if any(name == each or name.startswith(each + ".") for each in rooms):
+            return number
+    raise AssertionError(f"training_cli/{name} lies on no floor; add its folder to FLOORS")
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS_GRAPH) - {""}))
+def test_no_import_runs_upward(name):
+    for other in COMMANDS_GRAPH[name][0] - {""}:
+        assert floor(other) <= floor(name), f"{name} takes from {other}, which lies above it"
+        if name.startswith("commands."):
+            assert not other.startswith("commands."), f"{name} takes from {other}: a command imports no other"
+
+
+@pytest.mark.parametrize("imported", [LIBRARY_GRAPH, COMMANDS_GRAPH], ids=["CNNSurvivalLib", "training_cli"])
+def test_no_circle(imported):
+    """Counting imports inside functions, too."""
+    done = set()
+
+    def visit(name, way):
+        assert name not in way, "a circle: " + " -> ".join([*way[way.index(name) :], name])
+        if name in done or name not in imported:
+            return
+        for other in sorted(imported[name][0] - {name}):
+            visit(other, [*way, name])
+        done.add(name)
+
+    for name in imported:
+        visit(name, [])

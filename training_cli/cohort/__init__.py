@@ -1,0 +1,1 @@
+"""Cohorts: downloaded, joined with follow-up, cut into slices, split by patient."""

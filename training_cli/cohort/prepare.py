@@ -1,0 +1,406 @@
+"""From a cohort's images and follow-up to a store (see ``store``): every patient's masked slices, ranked.
+
+Each case is cut on its own, by joblib on this machine or by a Dask cluster, and kept as a part file until all are
+done; what is finished is not done again unless its input changed. The parts are then put together one by one, so
+memory does not grow with the cohort, and the store is the same byte for byte whoever did the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+from tqdm import tqdm
+
+from CNNSurvivalLib import __version__
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
+
+from .clinical import EVENT, ID, TIME, read_clinical, read_table, where
+from .store import (
+    FORMAT,
+    FORMAT_VERSION,
+    IMAGES_FILE,
+    PATIENT_COLUMNS,
+    PATIENTS_FILE,
+    REJECTED_FILE,
+    SLICE_COLUMNS,
+    SLICES_FILE,
+    STORE_FILE,
+    Store,
+    open_store,
+    preprocessing_info,
+)
+
+PARTS = ".parts"
+PAPER_SLICES = 2500  # what the paper keeps of a cohort
+REFERENCES = {"RTSTRUCT": "StructureSetROISequence", "SEG": "SegmentSequence"}
+
+
+@dataclass(frozen=True)
+class CaseInput:
+    """What one patient's slices are cut from."""
+
+    patient_id: str
+    image: str
+    mask: str
+    segment: str | None = None
+    series_uid: str | None = None
+
+
+def prepare(
+    source,
+    output,
+    preprocessing: Preprocessing = Preprocessing(),
+    clinical=None,
+    where: dict | None = None,
+    segment: str | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    columns: dict | None = None,
+    keep_parts: bool = False,
+    tell: Callable[[str], None] = print,
+) -> Store:
+    """Make a store.
+
+    source: a manifest (columns patient_id, image, mask and, if you like, segment, series_uid), or a folder of DICOM
+    files. clinical: the table of ``clinical.read_clinical`` (default: the manifest itself), with the names of its
+    columns in ``columns``. where: column -> value, chooses rows of both. segment: a regular expression that chooses
+    among the structures of an RTSTRUCT or SEG where the manifest names none. scheduler: a Dask scheduler's address.
+
+    Raises UsageError for tables that must be changed, CNNSurvivalError if no patient has a usable slice.
+    """
+    source = Path(source)
+    if source.is_dir() and clinical is None:
+        raise UsageError(f"'{source}' is a folder of images; give the patients' follow-up with --clinical.")
+    outcomes = read_clinical(clinical or source, **(columns or {}))
+    cases, problems = find_dicom_cases(source, segment) if source.is_dir() else read_cases(source, where or {}, segment)
+    outcomes = _chosen_outcomes(outcomes, where or {}, clinical or source)
+    output = ensure_output_folder(output)
+    parts = ensure_output_folder(output / PARTS)
+    known = [case for case in cases if case.patient_id in outcomes.index]
+    finished = _cut_all(known, preprocessing, parts, jobs, scheduler)
+    rejected = problems + _unmatched(cases, problems, outcomes)
+    store = _merge(output, known, finished, outcomes, preprocessing, rejected)
+    if not keep_parts:
+        shutil.rmtree(parts, ignore_errors=True)
+    for label, number in store.info["counts"].items():
+        tell(f"{label.replace('_', ' ')}: {number}")
+    return store
+
+
+# --- The cases --------------------------------------------------------------------------------------------------------
+
+
+def read_cases(manifest: Path, conditions: dict, segment: str | None) -> tuple[list[CaseInput], list[tuple[str, str]]]:
+    """(cases, (patient_id, reason) of those that name no image or mask) of a manifest's rows."""
+    table = read_table(manifest, "manifest")
+    for column in (ID, "image", "mask"):
+        if column not in table:
+            raise UsageError(f"The manifest '{manifest}' has no column '{column}'; it has: {', '.join(table)}.")
+    table = where(table, conditions, manifest)
+    twice = table[ID][table[ID].duplicated()]
+    if len(twice):
+        raise UsageError(f"The manifest '{manifest}' lists the patient '{twice.iloc[0]}' more than once; keep one "
+                         "row for each.")  # fmt: skip
+    cases, problems = [], []
+    for row in table.to_dict("records"):
+        empty = [name for name in ("image", "mask") if not row[name]]
+        if empty:
+            problems.append((row[ID], f"The manifest gives no {empty[0]}."))
+            continue
+        image, mask = (str(manifest.parent / row[name]) for name in ("image", "mask"))
+        name = row.get("segment") or (_choose_segment(Path(mask), segment) if segment else None)
+        cases.append(CaseInput(row[ID], image, mask, name, row.get("series_uid") or None))
+    return cases, problems
+
+
+def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[CaseInput], list[tuple[str, str]]]:
+    """Pairs each RTSTRUCT or SEG below a folder with the CT series that it refers to, by PatientID.
+
+    Returns (cases in the order of PatientID, (PatientID, reason) of patients without one clear pair).
+    """
+    series, contours = {}, []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        with contextlib.suppress(Exception):  # whatever is no DICOM file is not ours
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[
+                "Modality", "PatientID", "SeriesInstanceUID", "ReferencedFrameOfReferenceSequence",
+                "ReferencedSeriesSequence", *REFERENCES.values(),
+            ])  # fmt: skip
+            if header.Modality == "CT":
+                series.setdefault((str(header.PatientID), str(header.SeriesInstanceUID)), path.parent)
+            elif header.Modality in REFERENCES:
+                contours.append((str(header.PatientID), path, _referenced_series(header)))
+    if not contours:
+        raise UsageError(f"The folder '{root}' holds no RTSTRUCT or SEG; give the folder with CT series and contours.")
+    cases, problems = [], []
+    for patient in sorted({p for p, _ in series} | {p for p, _, _ in contours}):
+        own_series = {uid: folder for (p, uid), folder in series.items() if p == patient}
+        own = [(path, uid) for p, path, uid in contours if p == patient]
+        found, reason = _one_pair(own_series, own, segment)
+        if reason:
+            problems.append((patient, reason))
+        else:
+            cases.append(CaseInput(patient, *found))
+    return cases, problems
+
+
+def _one_pair(series: dict, contours: list, segment: str | None):
+    """((image folder, contour file, segment, series UID), None), or (None, why not)."""
+    if not contours:
+        return None, "There is no RTSTRUCT or SEG for this patient."
+    if not series:
+        return None, "There is no CT series for this patient."
+    if segment:
+        contours = [(path, uid) for path, uid in contours if _choose_segment(path, segment)]
+        if not contours:
+            return None, f"No structure of this patient matches '{segment}'."
+    matching = [(path, uid) for path, uid in contours if uid in series]
+    if not matching and len(series) == 1:
+        matching = [(path, next(iter(series))) for path, _ in contours]  # for what names no series, if it is clear
+    if len(matching) != 1:
+        return None, f"{len(matching)} contours refer to a CT series of this patient; put the case into a manifest."
+    path, uid = matching[0]
+    return (str(series[uid]), str(path), _choose_segment(path, segment) if segment else None, uid), None
+
+
+def _referenced_series(header) -> str | None:
+    with contextlib.suppress(AttributeError, IndexError):
+        if header.Modality == "SEG":
+            return str(header.ReferencedSeriesSequence[0].SeriesInstanceUID)
+        study = header.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        return str(study.RTReferencedSeriesSequence[0].SeriesInstanceUID)
+    return None
+
+
+def _choose_segment(path: Path, pattern: str) -> str | None:
+    """The first structure of a contour file whose name matches; None if none does, or if the file has no names."""
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    else:
+        files = [path]
+    for file in files:
+        with contextlib.suppress(Exception):
+            header = pydicom.dcmread(file, stop_before_pixels=True)
+            items = getattr(header, REFERENCES[header.Modality])
+            for item in items:
+                name = str(getattr(item, "ROIName", None) or getattr(item, "SegmentLabel", ""))
+                if re.search(pattern, name, re.IGNORECASE):
+                    return name
+    return None
+
+
+def _chosen_outcomes(outcomes: pd.DataFrame, conditions: dict, path) -> pd.DataFrame:
+    known = {column: value for column, value in conditions.items() if column in outcomes}
+    return where(outcomes, known, path) if known else outcomes
+
+
+def _unmatched(cases, problems, outcomes: pd.DataFrame) -> list[tuple[str, str]]:
+    """Patients with images alone or follow-up alone."""
+    with_images = {case.patient_id for case in cases} | {patient for patient, _ in problems}
+    alone = [(case.patient_id, "The patient has images but no row in the clinical table.")
+             for case in cases if case.patient_id not in outcomes.index]  # fmt: skip
+    return alone + [(patient, "The patient is in the clinical table but has no images.")
+                    for patient in outcomes.index if patient not in with_images]  # fmt: skip
+
+
+# --- One case ---------------------------------------------------------------------------------------------------------
+
+
+def cut_case(case: CaseInput, preprocessing: Preprocessing, part: Path) -> None:
+    """Cut one case and write its part file, unless the file is there and its input has not changed since."""
+    with contextlib.suppress(OSError):
+        fingerprint = _fingerprint(case, preprocessing)
+        if part.is_file() and _read_part(part)["fingerprint"] == fingerprint:
+            return
+    facts: dict = {"fingerprint": None, "reason": None, "roi_slices": 0, "warnings": []}
+    slices: RankedSlices | None = None
+    try:
+        for name in ("image", "mask"):
+            if not Path(getattr(case, name)).exists():
+                raise CNNSurvivalError(f"The {name} '{Path(getattr(case, name)).name}' does not exist.")
+        facts["fingerprint"] = _fingerprint(case, preprocessing)
+        slices = _cut(case, preprocessing, facts)
+    except CNNSurvivalError as error:
+        facts["reason"] = str(error)
+    except Exception as error:  # a fault of ours, or no memory: this case's, not the cohort's
+        facts["reason"] = f"Unexpected error ({type(error).__name__}: {error})."
+    arrays = {} if slices is None else {
+        name: getattr(slices, name) for name in ("images", "slice_index", "area_px", "area_mm2", "mean_intensity")
+    }  # fmt: skip
+    with atomic_write(part, "wb") as stream:
+        np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
+
+
+def _cut(case: CaseInput, preprocessing: Preprocessing, facts: dict) -> RankedSlices:
+    found = read_case(case.image, case.mask, case.segment, case.series_uid)
+    facts["segment"] = found.segment_name
+    voxel_mm3 = abs(np.linalg.det(found.ijk_to_ras[:3, :3]))
+    facts["volume_cc"] = float(np.count_nonzero(found.mask) * voxel_mm3 / 1000)
+    arguments = (found.hu, found.mask, found.ijk_to_ras)
+    try:
+        slices = extract_slices(*arguments, preprocessing)
+    except CNNSurvivalError:
+        with contextlib.suppress(CNNSurvivalError):  # the small slices count among the cohort's
+            facts["roi_slices"] = extract_slices(*arguments, replace(preprocessing, min_roi_px=1)).roi_slices
+        raise
+    facts["roi_slices"], facts["warnings"] = slices.roi_slices, [*found.warnings, *slices.warnings]
+    return slices
+
+
+def _fingerprint(case: CaseInput, preprocessing: Preprocessing) -> str:
+    """What a part depends on: the files' sizes and times, and how slices are cut."""
+    files = []
+    for path in (Path(case.image), Path(case.mask)):
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files += [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in inside]
+    text = json.dumps([asdict(case), files, preprocessing_info(preprocessing), __version__])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_part(part: Path) -> dict:
+    """The facts of a part; no fingerprint where it is not whole."""
+    try:
+        with part.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            content = {name: arrays[name] for name in arrays.files}  # all of it, as the archive checks what is read
+        return json.loads(content["facts"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, RuntimeError, zlib.error,
+            zipfile.BadZipFile):  # fmt: skip
+        return {"fingerprint": None}
+
+
+def _part_path(parts: Path, case: CaseInput) -> Path:
+    return parts / f"{hashlib.sha256(case.patient_id.encode()).hexdigest()[:24]}.npz"
+
+
+def _cut_all(cases, preprocessing, parts: Path, jobs: int, scheduler: str | None) -> list[Path]:
+    paths = [_part_path(parts, case) for case in cases]
+    work = _on_dask(cases, preprocessing, paths, scheduler) if scheduler else _on_joblib(
+        cases, preprocessing, paths, jobs
+    )  # fmt: skip
+    for _ in tqdm(work, total=len(cases), desc="Cutting slices", unit="case", file=sys.stderr, disable=None):
+        pass
+    return paths
+
+
+def _on_joblib(cases, preprocessing, paths, jobs: int) -> Iterator:
+    from joblib import Parallel, delayed
+
+    tasks = (delayed(cut_case)(case, preprocessing, path) for case, path in zip(cases, paths))
+    return Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+
+
+def _on_dask(cases, preprocessing, paths, scheduler: str) -> Iterator:
+    """The workers must see the same folders under the same names."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise UsageError("Dask is not installed here; install 'cnn-survival[cluster]', or leave out --scheduler.") \
+            from error  # fmt: skip
+    try:
+        client = Client(scheduler, timeout=20)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"There is no Dask scheduler at '{scheduler}' ({error}); check the address.") from error
+    with client:
+        absolute = [path.resolve() for path in paths]
+        futures = client.map(cut_case, cases, [preprocessing] * len(cases), absolute, pure=False)
+        for future in as_completed(futures):
+            yield future.result()
+
+
+# --- The store --------------------------------------------------------------------------------------------------------
+
+
+def _merge(output: Path, cases, parts, outcomes, preprocessing, rejected) -> Store:
+    """Put the parts together, a case at a time."""
+    (output / STORE_FILE).unlink(missing_ok=True)  # from here on until the end, the folder is no store
+    facts = [_read_part(part) for part in parts]
+    rejected = rejected + [(case.patient_id, f["reason"]) for case, f in zip(cases, facts) if f["reason"]]
+    usable = [(case, part, f) for case, part, f in zip(cases, parts, facts) if not f["reason"]]
+    write_csv(output / REJECTED_FILE, ("patient_id", "reason"), rejected)
+    if not usable:
+        reason = f" The first reason is: {rejected[0][1]}" if rejected else ""
+        raise CNNSurvivalError(f"No patient has a usable slice; '{output / REJECTED_FILE}' says why.{reason}")
+    slices = _slice_table(usable, outcomes)
+    digest = _write_images(output / IMAGES_FILE, [part for _, part, _ in usable], len(slices), preprocessing.crop_px)
+    patients = _patient_table(usable, slices, outcomes)
+    write_csv(output / SLICES_FILE, SLICE_COLUMNS, slices.itertuples(index=False))
+    write_csv(output / PATIENTS_FILE, tuple(patients), [[None if pd.isna(v) else v for v in row]
+                                                        for row in patients.itertuples(index=False)])  # fmt: skip
+    roi = sum(f["roi_slices"] for f in facts)
+    write_json(output / STORE_FILE, {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "preprocessing": preprocessing_info(preprocessing),
+        "images_sha256": digest,
+        "counts": {
+            "patients": len(cases) + len(rejected) - sum(bool(f["reason"]) for f in facts),
+            "patients_usable": len(patients),
+            "deaths_usable": int(patients[EVENT].sum()),
+            "slices": roi,
+            f"slices_of_{preprocessing.min_roi_px}_px_or_more": len(slices),
+            f"slices_kept_of_the_best_{PAPER_SLICES}": min(PAPER_SLICES, len(slices)),
+            "patients_kept": int(slices.loc[slices["cohort_rank"] <= PAPER_SLICES, ID].nunique()),
+        },
+        "warnings": {case.patient_id: f["warnings"] for case, _, f in usable if f["warnings"]},
+    })  # fmt: skip
+    return open_store(output)
+
+
+def _slice_table(usable, outcomes: pd.DataFrame) -> pd.DataFrame:
+    tables = []
+    for case, part, _ in usable:
+        with np.load(part, allow_pickle=False) as arrays:
+            table = pd.DataFrame({n: arrays[n] for n in ("slice_index", "area_px", "area_mm2", "mean_intensity")})
+        tables.append(table.assign(**{ID: case.patient_id, "patient_rank": np.arange(1, len(table) + 1),
+                                      TIME: outcomes.loc[case.patient_id, TIME],
+                                      EVENT: outcomes.loc[case.patient_id, EVENT]}))  # fmt: skip
+    slices = pd.concat(tables, ignore_index=True)
+    slices["cohort_score"] = percentile_rank_score(slices["area_px"], slices["mean_intensity"])[0]
+    order = np.argsort(-slices["cohort_score"].to_numpy(), kind="stable")
+    slices.loc[order, "cohort_rank"] = np.arange(1, len(slices) + 1)
+    return slices.astype({"cohort_rank": int})[list(SLICE_COLUMNS)]
+
+
+def _patient_table(usable, slices: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    largest, counts = slices.groupby(ID)["area_px"].max(), slices.groupby(ID).size()
+    rows = []
+    for case, _, facts in usable:
+        patient = case.patient_id
+        rows.append((patient, outcomes.loc[patient, TIME], outcomes.loc[patient, EVENT], facts["volume_cc"],
+                     int(largest[patient]), facts["roi_slices"], int(counts[patient]), case.image, case.mask,
+                     facts["segment"] if case.segment or case.series_uid else ""))  # fmt: skip
+    table = pd.DataFrame(rows, columns=PATIENT_COLUMNS)
+    others = outcomes.drop(columns=[c for c in outcomes if c in PATIENT_COLUMNS])
+    return table.join(others, on=ID)
+
+
+def _write_images(path: Path, parts: list[Path], count: int, size: int) -> str:
+    """Stream the parts' images into one .npy file; returns its SHA-256."""
+    # Not into a memory map: where the disk is full, writing to one kills the process.
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)})
+    digest = hashlib.sha256(header.getvalue())
+    with atomic_write(path, "wb") as stream:
+        stream.write(header.getvalue())
+        for part in parts:
+            with np.load(part, allow_pickle=False) as arrays:
+                own = np.ascontiguousarray(arrays["images"]).tobytes()
+            stream.write(own)
+            digest.update(own)
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Splits by patient, never by slice: stratified by event, decided by a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from CNNSurvivalLib.errors import UsageError, existing
+
+from .store import Store, open_store
+
+
+def split_patients(patient_ids, event, first: int, seed: int) -> tuple[list[str], list[str]]:
+    """Two lists of patients, the first of ``first`` patients, both in the given order and with as many deaths in
+    proportion. Raises UsageError where there are too few patients for it."""
+    patient_ids, event = np.asarray(patient_ids), np.asarray(event).astype(int)
+    try:
+        one, two = train_test_split(np.arange(len(event)), train_size=first, stratify=event, random_state=seed)
+    except ValueError as error:
+        raise UsageError(
+            f"{len(event)} patients with {event.sum()} deaths cannot be split into {first} and the rest ({error})."
+        ) from error
+    return [str(p) for p in patient_ids[np.sort(one)]], [str(p) for p in patient_ids[np.sort(two)]]
+
+
+def stratified_folds(event, folds: int, seed: int) -> np.ndarray:
+    """The fold of each patient, int [n]. Raises UsageError for fewer deaths or survivors than folds."""
+    event = np.asarray(event).astype(int)
+    smaller = min(event.sum(), len(event) - event.sum())
+    if smaller < folds:
+        raise UsageError(f"{folds} folds need as many deaths and as many survivors; there are {smaller} of one kind.")
+    fold = np.empty(len(event), dtype=int)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, test) in enumerate(splitter.split(event, event)):
+        fold[test] = number
+    return fold
+
+
+def chosen_part(store, patients=None, part: str | None = None) -> Store:
+    """The store in a folder, or those of its patients that a patients file lists (see ``read_patients``).
+
+    Who is listed but not in the store is passed over: the store's rejected.csv says why. Raises UsageError if nobody
+    is left.
+    """
+    opened = open_store(store)
+    if patients is None:
+        if part is not None:
+            raise UsageError("Which part is meant is said by a patients file; give that, too.")
+        return opened
+    known = set(opened.patient_ids)
+    listed = [patient for patient in read_patients(patients, part) if patient in known]
+    if not listed:
+        raise UsageError(f"None of the patients that '{patients}' lists is in the store '{store}'.")
+    return opened.part(listed)
+
+
+def read_patients(path, part: str | None = None) -> list[str]:
+    """The patients that a CSV file lists in its column patient_id; those whose column ``part`` says so, if given.
+
+    Raises UsageError for a file without these columns, or that lists nobody.
+    """
+    path = existing(path, "patients file")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"The patients file '{path}' cannot be read ({error}); give a CSV file.") from error
+    for column in ["patient_id"] + (["part"] if part is not None else []):
+        if column not in table:
+            raise UsageError(f"The patients file '{path}' has no column '{column}'; it has: {', '.join(table)}.")
+    chosen = table if part is None else table[table["part"] == part]
+    if chosen.empty:
+        raise UsageError(f"The patients file '{path}' lists nobody{f' with part {part!r}' if part else ''}.")
+    return list(chosen["patient_id"])

@@ -1,0 +1,152 @@
+"""A cohort on disk, ready to train on: the masked slices of every patient, and who lived how long.
+
+A store is a folder:
+
+    slices.npy      uint8 [n, 140, 140]: every usable slice, patient by patient, each patient's best slice first
+    slices.csv      a row per slice, in the order of slices.npy (SLICE_COLUMNS)
+    patients.csv    a row per patient with a usable slice (PATIENT_COLUMNS, then the clinical table's own columns)
+    rejected.csv    patient_id, reason: whoever has no usable slice, no image or no follow-up
+    store.json      format, how the slices were cut (Preprocessing), counts, and the SHA-256 of slices.npy
+
+store.json is written last: a folder without it is not a store.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.files import armed
+from CNNSurvivalLib.slices import Preprocessing, percentile_rank_score
+
+FORMAT = "cnn-survival-store"
+FORMAT_VERSION = 1
+STORE_FILE, IMAGES_FILE, SLICES_FILE, PATIENTS_FILE, REJECTED_FILE = (
+    "store.json", "slices.npy", "slices.csv", "patients.csv", "rejected.csv",
+)  # fmt: skip
+
+# patient_rank: 1 = the patient's best slice. cohort_rank: 1 = the best of the cohort (SPEC's ranking: the mean of the
+# percentile ranks of area and mean intensity; ties in the order of the rows). slice_index: along the axis of the
+# image as it is stored. mean_intensity: grey level 0..255 inside the ROI.
+SLICE_COLUMNS = (
+    "patient_id", "slice_index", "area_px", "area_mm2", "mean_intensity", "patient_rank", "cohort_score",
+    "cohort_rank", "time_days", "event",
+)  # fmt: skip
+# volume_cc: the whole mask's. roi_slices: slices (after the slice step) that hold any ROI; usable_slices: those with
+# min_roi_px or more. image, mask, segment: what they were cut from.
+PATIENT_COLUMNS = (
+    "patient_id", "time_days", "event", "volume_cc", "largest_area_px", "roi_slices", "usable_slices", "image", "mask",
+    "segment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store, or a part of its patients.
+
+    images: uint8 [n, crop, crop], memory-mapped; the whole store's also where this is a part. slices: a row per
+    slice of these patients, its index the row in ``images``. patients: a row per patient, indexed by patient_id.
+    """
+
+    folder: Path
+    info: dict
+    images: np.ndarray
+    slices: pd.DataFrame
+    patients: pd.DataFrame
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        values = dict(self.info["preprocessing"])
+        return Preprocessing(**{**values, "hu_window": tuple(values["hu_window"])})
+
+    @property
+    def sha256(self) -> str:
+        """Of slices.npy."""
+        return self.info["images_sha256"]
+
+    @property
+    def time(self) -> np.ndarray:
+        """Follow-up in days, float64 [patients], in the order of ``patients``."""
+        return self.patients["time_days"].to_numpy(np.float64)
+
+    @property
+    def event(self) -> np.ndarray:
+        """Whether the patient died, bool [patients]."""
+        return self.patients["event"].to_numpy() == 1
+
+    @property
+    def patient_ids(self) -> list[str]:
+        return list(self.patients.index)
+
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """Who of the cohort is not in the store, and why: columns patient_id, reason."""
+        return _read_csv(self.folder / REJECTED_FILE, dtype=str)
+
+    @cached_property
+    def _rows(self) -> dict:
+        return {key: np.asarray(rows) for key, rows in self.slices.groupby("patient_id", sort=False).groups.items()}
+
+    def rows(self, patient_id: str, count: int | None = None) -> np.ndarray:
+        """Rows of ``images`` of a patient's slices, best first; at most ``count``."""
+        return self._rows[patient_id][:count]
+
+    def best_rows(self, count: int | None) -> np.ndarray:
+        """Rows of ``images`` of these patients' ``count`` best slices (None: all), by the cohort ranking."""
+        area, intensity = self.slices["area_px"].to_numpy(), self.slices["mean_intensity"].to_numpy()
+        order = np.argsort(-percentile_rank_score(area, intensity)[0], kind="stable")[:count]
+        return self.slices.index.to_numpy()[order]
+
+    def part(self, patient_ids) -> Store:
+        """The same store with these patients alone, in the store's order. Raises UsageError for an unknown one."""
+        wanted = {str(patient) for patient in patient_ids}
+        unknown = sorted(wanted - set(self.patients.index))
+        if unknown:
+            raise UsageError(f"The store '{self.folder}' has no patient '{unknown[0]}'.")
+        keep_patients = self.patients.index.isin(wanted)
+        keep_slices = self.slices["patient_id"].isin(wanted)
+        return replace(self, slices=self.slices[keep_slices], patients=self.patients[keep_patients])
+
+
+def open_store(folder) -> Store:
+    """Open a store. Raises UsageError for a folder that is none, CNNSurvivalError for a damaged one."""
+    folder = Path(folder)
+    if not (folder / STORE_FILE).is_file():
+        raise UsageError(f"'{folder}' is not a store (it has no {STORE_FILE}); make one with 'cnn-survival prepare'.")
+    try:
+        info = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+        images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
+        slices = _read_csv(folder / SLICES_FILE, dtype={"patient_id": str})
+        patients = _read_csv(folder / PATIENTS_FILE, dtype={"patient_id": str, "segment": str})
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        raise CNNSurvivalError(f"The store '{folder}' cannot be read ({error}); make it again.") from error
+    if not isinstance(info, dict):
+        raise CNNSurvivalError(f"The store '{folder}' is damaged ({STORE_FILE} is no table of values); make it again.")
+    if info.get("format") != FORMAT or info.get("format_version") != FORMAT_VERSION:
+        raise CNNSurvivalError(f"The store '{folder}' was made by another version of this software; make it again.")
+    missing = [name for name in ("preprocessing", "images_sha256") if name not in info]
+    missing += [name for name in SLICE_COLUMNS if name not in slices]
+    missing += [name for name in PATIENT_COLUMNS if name not in patients]
+    if missing:
+        raise CNNSurvivalError(f"The store '{folder}' is damaged ('{missing[0]}' is missing); make it again.")
+    if len(slices) != len(images) or images.dtype != np.uint8 or images.ndim != 3:
+        raise CNNSurvivalError(f"The store '{folder}' is damaged (its table and its images differ); make it again.")
+    return Store(folder, info, images, slices, patients.set_index("patient_id"))
+
+
+def _read_csv(path: Path, **options) -> pd.DataFrame:
+    """A table of ours, its texts as they were before ``write_csv`` disarmed them."""
+    table = pd.read_csv(path, **options)
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{name: table[name].map(armed, na_action="ignore") for name in texts})
+
+
+def preprocessing_info(preprocessing: Preprocessing) -> dict:
+    """The Preprocessing as store.json holds it."""
+    return {**asdict(preprocessing), "hu_window": list(preprocessing.hu_window)}

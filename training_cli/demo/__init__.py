@@ -1,0 +1,1 @@
+"""``make demo``: a made-up patient, and the whole way once."""

@@ -1,0 +1,1 @@
+"""Scores: metrics, the evaluation of predictions, the models to compare with."""

@@ -1,0 +1,351 @@
+"""The figures of a study's report, small PNGs in the manner of ``figures``: no window, no global state.
+
+Each function writes its figure to ``path`` and returns it. The same input gives the same bytes. No figure is larger
+than 60 kB. None takes a patient's name.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.files import atomic_write
+from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, MONTH_DAYS, kaplan_meier, months_text, survival_at
+from CNNSurvivalLib.network import CROP_PX
+
+from .survival import ACCENT, ALERT, BAND, CAUTION, FAINT, GREY, INK
+
+MAX_BYTES = 60_000
+RESOLUTIONS = (110, 90, 75, 60, 45)  # dots per inch, the first that is small enough
+COLOURS = (ACCENT, CAUTION, "#5b4b8a", "#4d7c3a", ALERT, GREY)
+SHOWN_IMAGES = 10
+WINDOW_HU = (-160, 240)
+MINUS = "\u2212"
+
+
+def learning_curves(losses: Mapping[str, Sequence[float]], path) -> Path:
+    """Mean loss by epoch. losses: the run's label -> its mean loss per epoch. A run of one epoch is a dot."""
+    figure, axes = _figure(7, 4)
+    for colour, (label, values) in zip(_colours(len(losses)), losses.items()):
+        epochs = np.arange(1, len(values) + 1)
+        axes.plot(epochs, values, color=colour, lw=1.8, marker="o" if len(values) == 1 else None, label=label)
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel("Mean negative log-likelihood per slice")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axes, "upper right")
+    return _save(figure, path)
+
+
+def example_inputs(images: np.ndarray, labels: Sequence[str], path) -> Path:
+    """What the network sees. images: uint8 [n, 140, 140], the first 10 are shown; labels: a short text for each."""
+    images, labels = np.asarray(images)[:SHOWN_IMAGES], labels[:SHOWN_IMAGES]
+    if len(images) == 0:
+        raise CNNSurvivalError("There is no slice to show; give at least one.")
+    columns = min(5, len(images))
+    rows = -(-len(images) // columns)
+    figure = _blank_figure(1.55 * columns, 1.8 * rows)
+    for number, (image, label) in enumerate(zip(images, labels)):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        # 32 grey levels: no eye sees the difference, and noise takes half the space.
+        axes.imshow(image // 8 * 8, cmap="gray", vmin=0, vmax=248, interpolation="nearest")
+        _bare(axes)
+        axes.set_title(label, fontsize=8, color=INK, pad=3, parse_math=False)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.22 / (1.8 * rows), 0.04, 0.18)
+    return _save(figure, path)
+
+
+def too_small_roi(image: np.ndarray, mask: np.ndarray, area_px: int, limit_px: int, path) -> Path:
+    """A slice whose contour is too small to use: the CT with the contour, and what the network would have seen.
+
+    image: [rows, columns], HU, or grey levels 0..255 if uint8; mask: the same shape, not 0 inside the contour. Shown is
+    the neighbourhood of the contour, at most 140 x 140 pixels.
+    """
+    window = _window_around(np.asarray(mask) != 0)
+    image, mask = np.asarray(image)[window], np.asarray(mask)[window] != 0
+    low, high = (0, 255) if image.dtype == np.uint8 else WINDOW_HU
+    figure = _blank_figure(6.4, 3.5)
+    for number, (picture, title) in enumerate((
+        (image, "CT with the contour"), (np.where(mask, image, low), "Masked, as for the network"),
+    )):  # fmt: skip
+        axes = figure.add_subplot(1, 2, number + 1)
+        axes.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        if number == 0 and mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=["#ffb000"], linewidths=1.2)
+        _bare(axes)
+        axes.set_title(title, fontsize=9.5, color=INK)
+    text = f"{area_px} pixels inside the contour; at least {limit_px} are needed"
+    figure.text(0.5, 0.035, text, fontsize=9.5, color=INK, ha="center")
+    figure.subplots_adjust(0.01, 0.09, 0.99, 0.92, 0.03)
+    return _save(figure, path)
+
+
+def survival_pair(
+    edges_days: np.ndarray,
+    died: np.ndarray,
+    died_days: float,
+    lived: np.ndarray,
+    lived_days: float,
+    path,
+    horizon_days: float = EIGHTEEN_MONTHS_DAYS,
+) -> Path:
+    """The curve of a patient who died and that of one who lived, each with what happened.
+
+    died, lived: S at the edges, [m + 1]; died_days: day of death; lived_days: last day known to be alive.
+    """
+    figure, shared = _blank_figure(9, 3.9), None
+    horizon_days = min(horizon_days, edges_days[-1])
+    for number, (curve, days, end) in enumerate(((died, died_days, "died"), (lived, lived_days, "alive"))):
+        axes = shared = figure.add_subplot(1, 2, number + 1, sharey=shared)
+        _style(axes)
+        _survival_axes(axes, edges_days[-1])
+        colour = ALERT if number == 0 else ACCENT
+        axes.plot(np.asarray(edges_days) / MONTH_DAYS, curve, color=colour, lw=2.4, zorder=4)
+        month, value = horizon_days / MONTH_DAYS, float(survival_at(curve, edges_days, horizon_days))
+        axes.plot([month, month, 0], [0, value, value], color=GREY, lw=1, ls=(0, (4, 3)))
+        axes.plot(month, value, "o", color=colour, ms=6, mec="white", zorder=5)
+        axes.annotate(f"S({month:g} months) = {value:.0%}", (month, value), xytext=(8, 7), textcoords="offset points",
+                      fontsize=9, color=INK)  # fmt: skip
+        # A time beyond the axis is marked at its end.
+        at = min(days, edges_days[-1]) / MONTH_DAYS
+        axes.plot(at, 0.02, "X" if number == 0 else ">", color=INK, ms=8, mec="white", zorder=6, clip_on=False)
+        right = at > edges_days[-1] / MONTH_DAYS / 2
+        axes.annotate(f"{end} at {days / MONTH_DAYS:.1f} months", (at, 0.02), xytext=(-9 if right else 9, 3),
+                      textcoords="offset points", fontsize=9, color=INK, ha="right" if right else "left",
+                      bbox=_WHITE_BOX, zorder=5)  # fmt: skip
+        axes.set_title("A patient who died" if number == 0 else "A patient who lived", fontsize=10.5, color=INK)
+        if number:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+    figure.subplots_adjust(0.085, 0.14, 0.985, 0.92, 0.06)
+    return _save(figure, path)
+
+
+def log_rank_p(time_days, event, risk, cut: float) -> float | None:
+    """p of the log-rank test (lifelines) between patients above and not above ``cut``; None where one group is empty
+    or nobody died."""
+    time, event, high = np.asarray(time_days, float), np.asarray(event).astype(bool), np.asarray(risk) > cut
+    if high.all() or not high.any() or not event.any():
+        return None
+    from lifelines.statistics import logrank_test
+
+    return float(logrank_test(time[high], time[~high], event[high], event[~high]).p_value)
+
+
+def kaplan_meier_by_risk(time_days, event, risk, cut: float, path) -> Path:
+    """Kaplan-Meier curves of the patients above and not above a cut, with log-rank test and numbers at risk.
+
+    time_days, event, risk: [n]. cut: as a rule the median risk of the training cohort, never of these patients.
+    """
+    time, event, high = np.asarray(time_days, float), np.asarray(event).astype(bool), np.asarray(risk) > cut
+    figure = _blank_figure(7.2, 4.9)
+    axes = figure.add_axes((0.115, 0.295, 0.865, 0.675))
+    _style(axes)
+    _survival_axes(axes, time.max())
+    groups = [(~high, "Lower risk", ACCENT), (high, "Higher risk", ALERT)]
+    for members, label, colour in groups:
+        if members.any():
+            deaths = int(event[members].sum())
+            label = f"{label}: {members.sum()} patients, {deaths} deaths"
+            _step_curve(axes, time[members], event[members], colour, label)
+    p = log_rank_p(time, event, risk, cut)
+    _legend(axes, "upper right", title="Log-rank test not possible" if p is None else f"Log-rank test: {p_text(p)}")
+    ticks = [tick for tick in axes.get_xticks() if tick <= time.max() / MONTH_DAYS]
+    _numbers_at_risk(figure, axes, ticks, [(label, colour, time[members]) for members, label, colour in groups])
+    return _save(figure, path)
+
+
+def p_text(p: float) -> str:
+    """0.0341 -> "p = 0.034"; 0.0000001 -> "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def calibration_plot(table: pd.DataFrame, horizon_days: float, path) -> Path:
+    """Predicted against observed risk. table: of ``metrics.calibration`` (group, patients, mean_predicted, observed,
+    ci_low, ci_high); rows without an observed risk are left out."""
+    table = table[table["observed"].notna()]
+    figure, axes = _figure(5.2, 5)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)), label="predicted = observed")
+    predicted, observed = (table[name].to_numpy(float) for name in ("mean_predicted", "observed"))
+    below, above = observed - table["ci_low"].to_numpy(float), table["ci_high"].to_numpy(float) - observed
+    arms = np.clip(np.nan_to_num([below, above]), 0, None)
+    axes.errorbar(predicted, observed, yerr=arms, fmt="o", color=ACCENT, ms=6, mec="white", ecolor=BAND, elinewidth=2.5,
+                  zorder=4, label="group of patients, 95 % interval")  # fmt: skip
+    for x, y, count in zip(predicted, observed, table["patients"]):
+        axes.annotate(f"{count:.0f}", (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8, color=GREY)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(*_percent_ticks())
+    axes.set_xlabel(f"Predicted risk of death by {months_text(horizon_days)}")
+    axes.set_ylabel("Observed (Kaplan-Meier)")
+    _legend(axes, "upper left")
+    return _save(figure, path)
+
+
+def interval_plot(
+    rows: Sequence[tuple[str, float | None, float | None, float | None]],
+    path,
+    quantity: str = "Concordance",
+    neutral: float | None = 0.5,
+    neutral_label: str = "chance",
+    paper: Mapping[str, float] | None = None,
+) -> Path:
+    """A value with its interval for each model, the first on top.
+
+    rows: (label, value, low, high); None where one is not known. neutral: the value of no information, a line.
+    paper: label -> the article's value for it, a hollow mark.
+    """
+    paper = dict(paper or {})
+    labels = [textwrap.fill(label, 26) for label, *_ in rows]
+    most_lines = max((label.count("\n") + 1 for label in labels), default=1)
+    figure = _blank_figure(7.2, 1.35 + (0.2 + 0.18 * most_lines) * len(rows))
+    axes = figure.add_subplot()
+    _style(axes)
+    if neutral is not None:
+        axes.axvline(neutral, color=GREY, lw=1, ls=(0, (4, 3)), label=f"{neutral_label} ({neutral:g})")
+    places = np.arange(len(rows))[::-1]
+    for place, (label, value, low, high) in zip(places, rows):
+        if value is not None and low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=BAND, lw=5, solid_capstyle="butt", zorder=3)
+        if value is not None:
+            axes.plot(value, place, "o", color=ACCENT, ms=7, mec="white", zorder=5)
+        if label in paper:
+            axes.plot(paper[label], place, "D", color="white", mec=CAUTION, mew=1.4, ms=6, zorder=4)
+        axes.annotate(_value_text(value, low, high), (1.01, place), xycoords=("axes fraction", "data"), fontsize=9,
+                      color=INK, va="center")  # fmt: skip
+    if paper:
+        axes.plot([], [], "D", color="white", mec=CAUTION, mew=1.4, ms=6, lw=0, label="in the article, on its patients")
+    axes.plot([], [], "o", color=ACCENT, mec="white", ms=7, lw=0, label="value, 95 % interval")
+    axes.set_yticks(places, labels)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.margins(x=0.06)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(quantity)
+    height = figure.get_figheight()
+    bottom = 0.85 / height
+    figure.subplots_adjust(0.285, bottom, 0.755, 1 - 0.1 / height)
+    figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK, bbox_to_anchor=(0.5, 0))
+    return _save(figure, path)
+
+
+# --- Inside -----------------------------------------------------------------------------------------------------------
+
+_WHITE_BOX = {"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"}
+
+
+def _window_around(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of at most 140 x 140 pixels around the contour's centre."""
+    places = np.argwhere(mask) if mask.any() else np.array([mask.shape]) // 2
+    middle = (places.min(axis=0) + places.max(axis=0)) // 2
+    first = [int(np.clip(m - CROP_PX // 2, 0, max(0, n - CROP_PX))) for m, n in zip(middle, mask.shape)]
+    return slice(first[0], first[0] + CROP_PX), slice(first[1], first[1] + CROP_PX)
+
+
+def _blank_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(width: float, height: float):
+    """(figure, axes) for a single plot."""
+    figure = _blank_figure(width, height)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes) -> None:
+    axes.grid(color=FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+
+
+def _bare(axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _legend(axes, place: str, title: str | None = None) -> None:
+    axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=INK, title=title,
+                title_fontsize=9, alignment="left")  # fmt: skip
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+
+
+def _percent_ticks() -> tuple[np.ndarray, list[str]]:
+    values = np.linspace(0, 1, 6)
+    return values, [f"{value:.0%}" for value in values]
+
+
+def _survival_axes(axes, last_days: float) -> None:
+    months = last_days / MONTH_DAYS
+    step = next((step for step in (1, 3, 6, 12, 24) if months / step <= 9), 36)
+    axes.set_xlim(0, months)
+    axes.set_ylim(0, 1.02)
+    axes.set_xticks(np.arange(0, months + 1e-9, step))
+    axes.set_yticks(*_percent_ticks())
+    axes.set_xlabel("Months")
+    axes.set_ylabel("Probability of being alive")
+
+
+def _step_curve(axes, time: np.ndarray, event: np.ndarray, colour: str, label: str) -> None:
+    """The Kaplan-Meier curve to the last follow-up, with a tick at each time of censoring."""
+    deaths, survival = kaplan_meier(time, event)
+    days, values = np.concatenate([[0], deaths, [time.max()]]), np.concatenate([[1], survival, survival[-1:]])
+    if len(deaths) == 0:
+        values = np.ones(2)
+    axes.step(days / MONTH_DAYS, values, where="post", color=colour, lw=2, label=label, zorder=4)
+    censored = np.unique(time[~event])
+    at = values[np.searchsorted(days[:-1], censored, side="right") - 1]
+    axes.plot(censored / MONTH_DAYS, at, "|", color=colour, ms=7, mew=1.1, zorder=4)
+
+
+def _numbers_at_risk(figure, axes, ticks: Sequence[float], groups) -> None:
+    left, bottom, width, _ = axes.get_position().bounds
+    last = axes.get_xlim()[1]
+    figure.text(0.012, bottom - 0.155, "Patients still followed", fontsize=9, color=GREY)
+    for row, (label, colour, time) in enumerate(groups):
+        y = bottom - 0.205 - 0.05 * row
+        figure.text(0.012, y, label.split()[0], fontsize=9, color=colour)
+        for tick in ticks:
+            count = int(np.sum(time >= tick * MONTH_DAYS))
+            figure.text(left + width * tick / last, y, str(count), fontsize=9, color=colour, ha="center")
+
+
+def _value_text(value, low, high) -> str:
+    if value is None:
+        return "not measured"
+    text = f"{value:.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
+    return text.replace("-", MINUS)
+
+
+def _save(figure: Figure, path) -> Path:
+    """Write the figure at the finest resolution that keeps it below MAX_BYTES."""
+    path = Path(path)
+    for dpi in RESOLUTIONS:
+        buffer = io.BytesIO()
+        # No metadata: the same input gives the same file.
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
+        if buffer.tell() < MAX_BYTES:
+            break
+    with atomic_write(path, "wb") as stream:
+        stream.write(buffer.getvalue())
+    return path

@@ -1,0 +1,1 @@
+"""Training: the network, the last layer, cross-validation, and the runs that they write."""

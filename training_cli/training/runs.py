@@ -1,0 +1,141 @@
+"""A trained network on disk, before it becomes a bundle, and what it says of a cohort.
+
+A run is the folder that ``pretrain`` or ``finetune`` writes:
+
+    model.npz    the weights, float32, under the names of ``CNNSurvivalLib.network.weight_shapes``
+    run.json     how they came about: kind, settings, edges, preprocessing, cohort, losses, versions, parent run
+    losses.csv   epoch, mean_loss
+
+and, while it is not finished, ``checkpoint.npz`` instead of the first two.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from CNNSurvivalLib.bundle import INFO_FILE, Bundle, load_bundle
+from CNNSurvivalLib.engines import NumpyEngine
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.files import atomic_write, write_csv, write_json
+from CNNSurvivalLib.hazards import hazards_from_logits, survival_function
+from CNNSurvivalLib.network import weight_shapes
+from CNNSurvivalLib.slices import Preprocessing
+
+from ..cohort.store import Store
+
+RUN_FILE, MODEL_FILE, LOSSES_FILE, CHECKPOINT_FILE = "run.json", "model.npz", "losses.csv", "checkpoint.npz"
+MAX_SLICES = 20  # of a patient's best slices, for the patient's curve
+
+
+def risk_column(days: float) -> str:
+    """The column of a table of predictions with the risk by that day; enough digits to find it again."""
+    return f"risk_{days:.12g}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. info is run.json; weights maps names to float32 arrays."""
+
+    folder: Path
+    info: dict
+    weights: dict
+
+    @property
+    def edges_days(self) -> np.ndarray:
+        return np.array(self.info["edges_days"], dtype=np.float64)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        values = dict(self.info["preprocessing"])
+        return Preprocessing(**{**values, "hu_window": tuple(values["hu_window"])})
+
+
+def load_run(folder) -> Run:
+    """Open a finished run, or a bundle as if it were one.
+
+    Raises UsageError for a folder that is neither, CNNSurvivalError for a damaged one.
+    """
+    folder = Path(folder)
+    if (folder / INFO_FILE).is_file():
+        return _run_of_bundle(load_bundle(folder))
+    if not (folder / RUN_FILE).is_file():
+        unfinished = (folder / CHECKPOINT_FILE).is_file()
+        raise UsageError(
+            f"The training in '{folder}' is not finished; give the same command again and it goes on."
+            if unfinished
+            else f"'{folder}' holds no trained network (no {RUN_FILE}); make one with 'cnn-survival pretrain'."
+        )
+    try:
+        info = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        with np.load(folder / MODEL_FILE, allow_pickle=False) as arrays:
+            weights = {name: arrays[name] for name in arrays.files}
+        shapes = weight_shapes(len(info["edges_days"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CNNSurvivalError(f"The run '{folder}' cannot be read ({error}); train it again.") from error
+    if {name: array.shape for name, array in weights.items()} != shapes:
+        raise CNNSurvivalError(f"The run '{folder}' is damaged ({MODEL_FILE} is not the network's); train it again.")
+    return Run(folder, info, weights)
+
+
+def _run_of_bundle(bundle: Bundle) -> Run:
+    """A shipped network, to be trained on. Its patients are not in the bundle, their number is."""
+    info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
+    cut = {f.name: bundle.info["preprocessing"][f.name] for f in fields(Preprocessing)}
+    return Run(bundle.folder, {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut},
+               bundle.weights)  # fmt: skip
+
+
+def _with_store(training: dict, cohort: dict) -> dict:
+    """What bundle.json says of a training as run.json says it; bundles of others may say less."""
+    known = {"patients": cohort["patients"], "deaths": cohort["events"], "slices": cohort["slices"],
+             "slices_kept": cohort["slices"], "patients_kept": cohort["patients"]}  # fmt: skip
+    info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training}
+    info["store"] = {"sha256": info.pop("store_sha256", ""), "patients": []}
+    if "parent" in info:
+        info["parent"] = _with_store(info["parent"], cohort)
+    return info
+
+
+def save_run(folder, info: dict, weights: dict) -> Run:
+    """Write a finished run; run.json comes last, so a folder that has it is whole."""
+    folder = Path(folder)
+    write_csv(folder / LOSSES_FILE, ("epoch", "mean_loss"), enumerate(info["losses"], 1))
+    with atomic_write(folder / MODEL_FILE, "wb") as stream:
+        np.savez(stream, **weights)
+    write_json(folder / RUN_FILE, info)
+    return Run(folder, info, weights)
+
+
+# --- What a network says of a cohort ----------------------------------------------------------------------------------
+
+
+def patient_survival(weights: dict, store: Store, max_slices: int | None = MAX_SLICES) -> np.ndarray:
+    """S at every edge, float64 [patients, m + 1]: the mean over each patient's best slices."""
+    return _per_patient(weights, store, max_slices, lambda logits: survival_function(hazards_from_logits(logits)))
+
+
+def patient_outputs(weights: dict, store: Store, max_slices: int | None = MAX_SLICES) -> np.ndarray:
+    """The last layer's outputs (logits), float64 [patients, m]: the mean over each patient's best slices."""
+    return _per_patient(weights, store, max_slices, lambda logits: logits.astype(np.float64))
+
+
+def _per_patient(weights: dict, store: Store, max_slices, of_slices) -> np.ndarray:
+    engine = NumpyEngine(weights)
+    return np.array([
+        of_slices(engine.logits(engine.features(store.images[store.rows(patient, max_slices)]))).mean(axis=0)
+        for patient in store.patient_ids
+    ])  # fmt: skip
+
+
+def risk_at(survival: np.ndarray, edges_days: np.ndarray, horizon_days: float) -> np.ndarray:
+    """Probability of death by a time, [n], from S at the edges [n, m + 1], linear inside an interval.
+
+    Raises UsageError for a time beyond the last edge.
+    """
+    if not 0 < horizon_days <= edges_days[-1]:
+        raise UsageError(f"The horizon {horizon_days:g} is not within the model's {edges_days[-1]:g} days.")
+    return np.array([1 - np.interp(horizon_days, edges_days, curve) for curve in survival])
