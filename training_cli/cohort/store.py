@@ -62,8 +62,7 @@ class Store:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        values = dict(self.info["preprocessing"])
-        return Preprocessing(**{**values, "hu_window": tuple(values["hu_window"])})
+        return Preprocessing.from_dict(self.info["preprocessing"])
 
     @property
     def sha256(self) -> str:
