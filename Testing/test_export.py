@@ -237,7 +237,7 @@ def test_a_store_cut_in_another_way_is_refused(study, tmp_path):
     "old, new, words",
     [
         ('disease = "Lung cancer | NSCLC"', "", "lacks 'disease'; write it, or \"not known\""),
-        ('disease = "Lung', 'desease = "x"\ndisease = "Lung', "has an unknown key 'desease'; allowed are: disease, treatment,"),
+        ('disease = "Lung', 'desease = "x"\ndisease = "Lung', "unknown key 'desease'; allowed are: disease, treatment"),
         ('ct = "Planning CT"', "ct = 3", "'ct' must be a text"),
         ('treatment = "Radiotherapy"', 'treatment = " "', "'treatment' must be a text"),
         ('limitations = ["Few patients"]', 'limitations = "Few patients"', "'limitations' must be a list"),

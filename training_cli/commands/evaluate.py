@@ -8,7 +8,7 @@ from ..options import DONE, add_command, days, whole_number
 from .store_options import add_part_options, check_part_options, open_part
 
 DESCRIPTION = """\
-Score predicted risks against what became of the patients.
+Score predicted risks against the patients' follow-up.
 
     cnn-survival evaluate --predictions predictions.csv --horizons 365,547.875 --output FOLDER
     cnn-survival evaluate --model NETWORK --store STORE --output FOLDER
@@ -21,8 +21,8 @@ resampling patients; the Brier score averaged over time, if there are several ho
 of the first horizon, calibration.png (predicted against observed risk). With --model also predictions.csv, the
 predicted risks.
 
-Patients who were censored are made up for by those who were followed longer (Kaplan-Meier weights), as in the R
-packages survival and riskRegression.
+Censored patients are accounted for by weighting the others (inverse probability of censoring, Kaplan-Meier), as in the
+R packages survival and riskRegression.
 """
 
 

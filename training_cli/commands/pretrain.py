@@ -20,8 +20,8 @@ Train the whole network on a cohort, as the paper pretrains it on lung cancer.
 
 STORE is what 'cnn-survival prepare' made. Without further options everything is as in the paper: the best 2,500
 slices, 50 epochs, batches of 32, Adam with a learning rate of 1e-4, no augmentation. FOLDER gets model.npz (the
-weights), run.json (how they came about) and losses.csv. If the training is stopped, the same command continues it and
-ends with the same weights. A run that is finished is not run again.
+weights), run.json (settings, cohort, versions) and losses.csv. If the training is stopped, the same command continues
+it and ends with the same weights. A run that is finished is not run again.
 """
 
 

@@ -16,7 +16,7 @@ and the network's outputs with LASSO-Cox, tumour volume, stage and age), scores 
 makes the bundles. WORK/report/report.html has the results; WORK/models has the bundles. If the work is stopped, the
 same command continues it.
 
-The configuration of our own run is training_cli/configs/nsclc.toml; its comments say what each line means.
+The configuration of our own run is training_cli/configs/nsclc.toml; its comments explain each line.
 """
 
 
@@ -35,7 +35,7 @@ def _run(options) -> int:
 
     from ..study.config import read_study
 
-    study = read_study(options.config, options.data)  # before the slow imports: a mistake is told at once
+    study = read_study(options.config, options.data)  # before the slow imports: a mistake is reported at once
     from ..study import pipeline, report
 
     with threadpool_limits(1, "blas"):

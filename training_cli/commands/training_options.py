@@ -11,7 +11,7 @@ PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 50, 20  # the paper's
 
 
 def add_store_options(command) -> None:
-    """Declare what to train on, where the result goes, and the seed."""
+    """Declare the store, the output folder and the seed."""
     command.add_argument("store", type=Path, metavar="STORE", help="the cohort, made by 'cnn-survival prepare'")
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the result goes")
     add_part_options(command, store="STORE")
@@ -57,7 +57,7 @@ def settings_of(options):
 
 
 def print_run(run) -> None:
-    """Print what a training learned from and how it ended."""
+    """Print the slices of a finished training, its departures from the paper and its loss."""
     cohort = run.info["cohort"]
     print(f"{cohort['patients']} patients ({cohort['deaths']} deaths), {cohort['slices']} slices, "
           f"{cohort['slices_kept']} kept, of {cohort['patients_kept']} patients.")  # fmt: skip

@@ -1,8 +1,8 @@
 """From a finished run to a bundle: a folder that ``predict`` and the Slicer module take, with its MODEL_CARD.md.
 
-The bundle says by itself what it is (``bundle.json``): what the run knows is taken from the run, the numbers of
-patients and the reference curve from the cohort's store, the metrics from ``evaluate``. What no file can know
-(disease, treatment, sites, licence ...) comes from the card, a TOML file.
+bundle.json describes the model: settings and losses come from the run, numbers of patients and the reference curve from
+the cohort's store, metrics from ``evaluate``. What no file can know (disease, treatment, sites, licence ...) comes from
+the card, a TOML file.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, ca
 
 
 def _input_ranges(stores: list[Store], max_slices: int) -> dict:
-    """1st and 99th percentile over the patients of the trainings: outside, the model has hardly seen the like."""
+    """1st and 99th percentile over the patients of the trainings; values outside were rare in training."""
     largest = np.concatenate([store.patients["largest_area_px"].to_numpy(float) for store in stores])
     intensity = np.concatenate([
         [store.slices.loc[store.rows(patient, max_slices), "mean_intensity"].mean() for patient in store.patient_ids]
@@ -240,7 +240,7 @@ def read_metrics(path) -> list[dict]:
 
 
 def read_calibration(path) -> pd.DataFrame:
-    """A calibration table of ``cnn-survival evaluate``. Raises UsageError for a file that is none."""
+    """A calibration table of ``cnn-survival evaluate``. Raises UsageError for any other file."""
     path = existing(path, "calibration file")
     return _read_csv(path, "calibration file", ("group", "patients", "mean_predicted", "observed", "ci_low", "ci_high"))
 

@@ -1,5 +1,4 @@
-"""What the model card says beyond numbers: the texts that a person writes (a TOML file), and what the metrics forbid to
-claim."""
+"""The texts of a model card: those that a person writes (a TOML file), and those that follow from the metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ CITATION = [
 
 
 class CohortTexts(Table):
-    """What the card says of a cohort."""
+    """The texts about a cohort."""
 
     name: Text
     sites: Text
@@ -39,7 +38,7 @@ class CohortTexts(Table):
 
 
 class Cohorts(Table):
-    """The cohorts that a card may speak of."""
+    """The cohorts that a card may describe."""
 
     pretraining: CohortTexts | None = Field(None, description="a table, [cohorts.pretraining]")
     finetuning: CohortTexts | None = Field(None, description="a table, [cohorts.finetuning]")
@@ -67,7 +66,7 @@ class Card(Table):
     cohorts: Cohorts = Field(Cohorts(), description="tables such as [cohorts.pretraining]")
 
     def cohort(self, role: str) -> CohortTexts:
-        """What it says of the "pretraining", "finetuning" or "test" cohort. Raises UsageError if it says nothing."""
+        """The texts about the "pretraining", "finetuning" or "test" cohort. Raises UsageError if there are none."""
         texts = getattr(self.cohorts, role)
         if texts is None:
             required = [name for name, field in CohortTexts.model_fields.items() if field.is_required()]
@@ -83,7 +82,7 @@ def read_card(path) -> Card:
     Raises
     ------
     UsageError
-        For a file that is missing or no TOML, and for the first key that is missing, empty, unknown or of another
+        For a file that is missing or not TOML, and for the first key that is missing, empty, unknown or of another
         kind than it must be.
     """
     path, _, content = read_toml(path, "card")
@@ -129,8 +128,8 @@ def card_info(
 
 
 def performance_limits(metrics: list[dict]) -> list[str]:
-    """What the metrics (as in bundle.json) forbid to claim: a sentence for each of concordance and IPA whose interval
-    reaches what no information would give, or for there being none."""
+    """What the metrics (as in bundle.json) do not show: a sentence for each of concordance and IPA whose interval
+    reaches the value without information, or one sentence if there are no metrics."""
     if not metrics:
         return ["How well it predicts was not measured"]
     limits = []

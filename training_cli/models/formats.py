@@ -47,8 +47,8 @@ def export_network(network: Run, file_format: str, output) -> Exported:
     """Write the network into the folder ``output`` as onnx, safetensors or torchscript (FILE_NAMES).
 
     onnx and torchscript: input "slices", float32 [n, 1, 140, 140], grey levels 0..255, 0 outside the contour; output
-    "hazards", float32 [n, m]; any n. safetensors: the arrays under the names of ``weight_shapes``. What one must know
-    to use them is in the file: ONNX metadata_props, safetensors metadata "info" (JSON), TorchScript's extra file
+    "hazards", float32 [n, m]; any n. safetensors: the arrays under the names of ``weight_shapes``. How to use them is
+    in the file: ONNX metadata_props, safetensors metadata "info" (JSON), TorchScript's extra file
     "info.json".
 
     The content is read back by onnxruntime, safetensors.numpy or torch.jit before it is written. Raises
@@ -70,7 +70,7 @@ def export_network(network: Run, file_format: str, output) -> Exported:
 
 
 def network_facts(network: Run) -> dict:
-    """What one must know to use the network, as texts (numbers and lists as JSON)."""
+    """How to use the network, as texts (numbers and lists as JSON)."""
     facts = {
         "what": "CNNSurvival network (Zhang et al. 2020, doi 10.1186/s12880-020-0418-1)",
         "intended_use": RESEARCH_USE_ONLY,
@@ -123,15 +123,15 @@ def _onnx_bytes(weights: dict, facts: dict) -> bytes:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own inside
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that this network does not use
+        warnings.simplefilter("ignore")  # about the exporter's own code
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # about packages that this network does not use
         exported = torch.onnx.export(
             _hazard_network(weights), (torch.zeros(2, 1, CROP_PX, CROP_PX),), input_names=["slices"],
             output_names=["hazards"], dynamic_shapes={"slices": {0: torch.export.Dim("n", min=1)}}, dynamo=True,
             verbose=False,
         )  # fmt: skip
     model = exported.model_proto
-    # The exporter notes beside every node where on this machine the Python source of it is.
+    # The exporter writes the path of the Python source beside every node.
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output,
                  *model.graph.initializer):  # fmt: skip
         del part.metadata_props[:]
@@ -166,14 +166,14 @@ def _torchscript_bytes(weights: dict, facts: dict) -> bytes:
 
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # TorchScript is on its way out, which is the reader's to know
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
         traced = torch.jit.trace(_hazard_network(weights), torch.zeros(2, 1, CROP_PX, CROP_PX))
         torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files={"info.json": json.dumps(facts, indent=2)})
     return _without_debug_records(buffer.getvalue())
 
 
 def _without_debug_records(content: bytes) -> bytes:
-    """A TorchScript archive without the records that say where on this machine the Python source is."""
+    """A TorchScript archive without the records that hold the paths of the Python source."""
     cleaned = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(cleaned, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():

@@ -1,9 +1,9 @@
-"""A trained network on disk, before it becomes a bundle, and what it says of a cohort.
+"""A trained network on disk, before it becomes a bundle, and its predictions for a cohort.
 
 A run is the folder that ``pretrain`` or ``finetune`` writes:
 
     model.npz    the weights, float32, under the names of ``CNNSurvivalLib.network.weight_shapes``
-    run.json     how they came about: kind, settings, edges, preprocessing, cohort, losses, versions, parent run
+    run.json     the training: kind, settings, edges, preprocessing, cohort, losses, versions, parent run
     losses.csv   epoch, mean_loss
 
 and, while it is not finished, ``checkpoint.npz`` instead of the first two.
@@ -73,7 +73,7 @@ def load_network(network) -> Run:
     Raises
     ------
     UsageError
-        For what is none of these.
+        If it is none of these.
     CNNSurvivalError
         For a damaged run or bundle.
     """
@@ -120,7 +120,7 @@ def load_run(folder) -> Run:
 
 
 def _run_of_bundle(bundle: Bundle) -> Run:
-    """A shipped network, to be trained on. Its patients are not in the bundle, their number is."""
+    """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids."""
     info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
     cut = {f.name: bundle.info["preprocessing"][f.name] for f in fields(Preprocessing)}
     info = {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
@@ -128,7 +128,7 @@ def _run_of_bundle(bundle: Bundle) -> Run:
 
 
 def _with_store(training: dict, cohort: dict) -> dict:
-    """What bundle.json says of a training as run.json says it; bundles of others may say less."""
+    """A training of bundle.json in the form of run.json; bundles of other makers may leave fields out."""
     known = {"patients": cohort["patients"], "deaths": cohort["events"], "slices": cohort["slices"],
              "slices_kept": cohort["slices"], "patients_kept": cohort["patients"]}  # fmt: skip
     info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training}
@@ -148,7 +148,7 @@ def save_run(folder, info: dict, weights: dict) -> Run:
     return Run(folder, info, weights)
 
 
-# --- What a network says of a cohort ----------------------------------------------------------------------------------
+# --- Predictions for a cohort -----------------------------------------------------------------------------------------
 
 
 def patient_survival(weights: dict, store: Store, max_slices: int | None = MAX_SLICES) -> np.ndarray:
