@@ -68,12 +68,12 @@ class Client:
 def test_a_download_goes_on_where_it_stopped(index, tmp_path):
     chosen = download.select(index, "made_up")
     with pytest.raises(CNNSurvivalError, match="no route to host.*give the same command again"):
-        download.download(chosen, tmp_path, Client(fail_after=2), tell=lambda text: None)
+        download.download(chosen, tmp_path, Client(fail_after=2), log=lambda text: None)
     client = Client()
-    assert download.download(chosen, tmp_path, client, tell=lambda text: None) == tmp_path / "series"
+    assert download.download(chosen, tmp_path, client, log=lambda text: None) == tmp_path / "series"
     assert client.asked == ["a.ct2", "c.seg", "c.ct"]
     said = []
-    download.download(chosen, tmp_path, Client(fail_after=0), tell=said.append)
+    download.download(chosen, tmp_path, Client(fail_after=0), log=said.append)
     assert said == ["5 of 5 series are here already."]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bundle_maker import made_images, random_weights
-from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
+from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
@@ -18,9 +18,11 @@ from cohort_maker import make_store
 from training_cli import cli
 from training_cli.cohort.store import open_store, preprocessing_info
 from training_cli.commands.export import add_export
-from training_cli.models import export
-from training_cli.models.model_card import model_card, months_text
-from training_cli.training.runs import load_run, save_run
+from training_cli.models import formats
+from training_cli.models.bundle import export_bundle
+from training_cli.models.card import read_card
+from training_cli.models.model_card import CARD_FILE, model_card, months_text
+from training_cli.training.runs import load_network, load_run, save_run
 
 COHORT = """
 name = "{}"
@@ -57,6 +59,9 @@ CALIBRATION = pd.DataFrame({
     "group": [1, 2], "patients": [8, 8], "mean_predicted": [0.21, 0.6], "observed": [0.3, 0.44],
     "ci_low": [0.1, np.nan], "ci_high": [0.5, np.nan],
 })  # fmt: skip
+
+
+SHIPPED = [bundle for _, bundle, _ in find_bundles([shipped_models_folder()])]
 
 
 def run_info(store, patients, kind="pretrain", **more):
@@ -147,8 +152,8 @@ def test_a_fine_tuned_run_becomes_a_bundle_with_everything_in_it(study, command,
 
 def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
-    bundle = export.export_bundle(
-        run, store, [], export.read_card(study / "card.toml"), "tiny", "Tiny", "1.0", tmp_path / "bundle"
+    bundle = export_bundle(
+        run, store, [], read_card(study / "card.toml"), "tiny", "Tiny", "1.0", tmp_path / "bundle"
     )
     risks = []
     for patient in store.patient_ids:
@@ -168,13 +173,12 @@ def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tm
 
 
 def test_patients_left_out_are_counted_and_no_patient_is_named(study, tmp_path):
-    card = export.read_card(study / "card.toml")
-    del card["cohorts"]["pretraining"]["exclusions"]
+    card = changed_card(tmp_path, '\nexclusions = "Nobody"', "")
     run, store = load_run(study / "run"), open_store(study / "store")
-    bundle = export.export_bundle(run, store, [], card, "tiny", "Tiny", "1.0", tmp_path / "bundle")
+    bundle = export_bundle(run, store, [], card, "tiny", "Tiny", "1.0", tmp_path / "bundle")
     assert bundle.info["cohorts"][0]["exclusions"].startswith("2 further patients were excluded")
     tuned, part = load_run(study / "tuned"), store.part(store.patient_ids[:8])
-    other = export.export_bundle(tuned, part, [], card, "o", "O", "1", tmp_path / "other", training_stores=[store])
+    other = export_bundle(tuned, part, [], card, "o", "O", "1", tmp_path / "other", training_stores=[store])
     assert other.info["cohorts"][0]["exclusions"].startswith("2 further patients were excluded")
     assert other.info["cohorts"][1]["exclusions"].startswith("Of 16 usable slices")
     for file in ("bundle.json", "MODEL_CARD.md"):
@@ -226,36 +230,42 @@ def test_a_store_cut_in_another_way_is_refused(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
     run.info["preprocessing"]["hu_window"] = [-100.0, 200.0]
     with pytest.raises(UsageError, match="hu_window"):
-        export.export_bundle(run, store, [], export.read_card(study / "card.toml"), "a", "A", "1", tmp_path / "b")
+        export_bundle(run, store, [], read_card(study / "card.toml"), "a", "A", "1", tmp_path / "b")
 
 
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ('disease = "Lung cancer | NSCLC"', "", "'disease' is missing"),
-        ('disease = "Lung', 'desease = "x"\ndisease = "Lung', "'desease' is unknown"),
+        ('disease = "Lung cancer | NSCLC"', "", "lacks 'disease'; write it, or \"not known\""),
+        ('disease = "Lung', 'desease = "x"\ndisease = "Lung', "unknown key 'desease'; allowed are: disease, treatment"),
         ('ct = "Planning CT"', "ct = 3", "'ct' must be a text"),
         ('treatment = "Radiotherapy"', 'treatment = " "', "'treatment' must be a text"),
         ('limitations = ["Few patients"]', 'limitations = "Few patients"', "'limitations' must be a list"),
-        ("[cohorts.test]", "[cohorts.tests]", "has a cohort 'tests'"),
-        ("[cohorts.finetuning]\n\nname", "[cohorts.finetuning]\n\nnames", "'names' is unknown|'name' is missing"),
-        ("[cohorts.pretraining]", "[cohort.pretraining]", "'cohort' is unknown"),
+        ("[cohorts.test]", "[cohorts.tests]", "unknown key 'tests' in .cohorts.; allowed are: pretraining, finetuning"),
+        ("[cohorts.finetuning]\n\nname", "[cohorts.finetuning]\n\nnames", "'names' in .cohorts., finetuning"),
+        ("[cohorts.pretraining]", "[cohort.pretraining]", "has an unknown key 'cohort'"),
         ('licence = "CC BY-NC 3.0: ', 'licence = CC BY-NC 3.0: "', "cannot be read"),
     ],
 )
 def test_a_card_that_lacks_something_is_told(tmp_path, old, new, words):
+    with pytest.raises(UsageError, match=words) as raised:
+        changed_card(tmp_path, old, new)
+    assert "changed.toml" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def changed_card(folder, old, new):
+    """The card with one text replaced."""
     assert old in CARD
-    (tmp_path / "card.toml").write_text(CARD.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(UsageError, match=words):
-        export.read_card(tmp_path / "card.toml")
+    (folder / "changed.toml").write_text(CARD.replace(old, new, 1), encoding="utf-8")
+    return read_card(folder / "changed.toml")
 
 
 def test_a_run_needs_the_texts_of_its_own_cohorts(study, tmp_path):
-    card = export.read_card(study / "card.toml")
-    del card["cohorts"]["pretraining"]
+    texts = f"[cohorts.pretraining]\n{COHORT.format('Maastricht')}\nexclusions = \"Nobody\"\n"
+    card = changed_card(tmp_path, texts, "")
     run, store = load_run(study / "run"), open_store(study / "store")
     with pytest.raises(UsageError, match="says nothing of the pretraining cohort"):
-        export.export_bundle(run, store, [], card, "tiny", "Tiny", "1.0", tmp_path / "bundle")
+        export_bundle(run, store, [], card, "tiny", "Tiny", "1.0", tmp_path / "bundle")
 
 
 # --- The model card ---------------------------------------------------------------------------------------------------
@@ -275,11 +285,15 @@ def test_the_card_of_the_model_that_ships_reads_in_a_clinicians_order():
         assert f"| {cohort['patients']} | {cohort['events']} | {cohort['slices']} |" in text
 
 
+@pytest.mark.parametrize("bundle", SHIPPED, ids=lambda bundle: bundle.id)
+def test_the_cards_that_ship_are_what_the_template_gives(bundle):
+    assert (bundle.folder / CARD_FILE).read_bytes() == model_card(bundle.info).encode()
+
+
 def test_the_cards_tables_are_tables_whatever_the_texts_hold(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
-    card = export.read_card(study / "card.toml")
-    card["ct"] = "two\nlines | and <b>tags</b>"
-    export.export_bundle(
+    card = changed_card(tmp_path, 'ct = "Planning CT"', 'ct = """two\nlines | and <b>tags</b>"""')
+    export_bundle(
         run, store, METRICS, card, "tiny", "Tiny", "1.0", tmp_path / "bundle", metrics_cohort="5-fold | own"
     )
     lines = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
@@ -335,13 +349,13 @@ READERS = {"onnx": read_onnx, "torchscript": read_torchscript, "safetensors": re
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-@pytest.mark.parametrize("file_format", export.FILE_NAMES)
+@pytest.mark.parametrize("file_format", formats.FILE_NAMES)
 def test_other_formats_give_the_same_hazards_and_say_how_to_use_them(study, command, tmp_path, file_format):
-    for package in export.PACKAGES[file_format]:
+    for package in formats.PACKAGES[file_format]:
         pytest.importorskip(package)
     code, out, err = command("run", "--format", file_format, "--output", tmp_path)
     assert code == 0, err
-    path = tmp_path / export.FILE_NAMES[file_format]
+    path = tmp_path / formats.FILE_NAMES[file_format]
     assert path.name in out and [p.name for p in tmp_path.iterdir()] == [path.name]
     images = made_images(3)
     for chosen in (images, images[:1]):
@@ -360,14 +374,14 @@ def check_it_names_nobody(path):
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             parts = [archive.read(name) for name in archive.namelist()]
-    repository = str(Path(export.__file__).resolve().parents[2]).encode()
+    repository = str(Path(formats.__file__).resolve().parents[2]).encode()
     for part in parts:
-        assert not any(word in part for word in (repository, b"network.py", b"export.py", b"site-packages", b"m000"))
+        assert not any(word in part for word in (repository, b"network.py", b"formats.py", b"site-packages", b"m000"))
 
 
 def test_a_bundle_is_exported_with_its_name_and_licence(tiny_bundle, tmp_path):
     pytest.importorskip("safetensors")
-    exported = export.export_network(export.load_model(tiny_bundle.folder), "safetensors", tmp_path)
+    exported = formats.export_network(load_network(tiny_bundle.folder), "safetensors", tmp_path)
     _, facts = read_safetensors(exported.path, made_images(1))
     assert facts["model"] == "random-1.0" and facts["licence"] == "none" and exported.difference < 1e-6
     assert facts["weights_sha256"] == tiny_bundle.sha256
@@ -375,18 +389,18 @@ def test_a_bundle_is_exported_with_its_name_and_licence(tiny_bundle, tmp_path):
 
 def test_a_file_that_differs_is_not_written(tiny_bundle, tmp_path, monkeypatch):
     pytest.importorskip("safetensors")
-    to_bytes, read_back = export._WRITERS["safetensors"]
+    to_bytes, read_back = formats._WRITERS["safetensors"]
 
     def wrong(weights, facts):
         return to_bytes({**weights, "output.bias": weights["output.bias"] + np.float32(0.001)}, facts)
 
-    monkeypatch.setitem(export._WRITERS, "safetensors", (wrong, read_back))
+    monkeypatch.setitem(formats._WRITERS, "safetensors", (wrong, read_back))
     with pytest.raises(CNNSurvivalError, match="was not written: its hazards differ"):
-        export.export_network(tiny_bundle, "safetensors", tmp_path)
+        formats.export_network(load_network(tiny_bundle.folder), "safetensors", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_named(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setitem(export.PACKAGES, "onnx", ("no_such_package",))
+    monkeypatch.setitem(formats.PACKAGES, "onnx", ("no_such_package",))
     with pytest.raises(CNNSurvivalError, match="needs the package no_such_package"):
-        export.export_network(tiny_bundle, "onnx", tmp_path)
+        formats.export_network(load_network(tiny_bundle.folder), "onnx", tmp_path)

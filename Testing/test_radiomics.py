@@ -97,7 +97,7 @@ def test_a_bad_case_is_named_and_stops_nobody(cohort, features, tmp_path):
     lost = cohort.part(cohort.patient_ids[:3])
     lost.patients.loc["m002", "mask"] = "nowhere.nrrd"
     said = []
-    table = radiomics.cohort_features(lost, tmp_path / "features.csv", tell=said.append)
+    table = radiomics.cohort_features(lost, tmp_path / "features.csv", log=said.append)
     assert list(table.index) == ["m000", "m001"]
     assert len(said) == 1 and said[0].startswith("m002: ") and "nowhere.nrrd" in said[0]
 
@@ -105,7 +105,7 @@ def test_a_bad_case_is_named_and_stops_nobody(cohort, features, tmp_path):
 def test_a_cohort_without_any_usable_case_is_an_empty_table(cohort, tmp_path):
     lost = replace(cohort, patients=cohort.patients.assign(image="nowhere.nrrd"))
     for _ in range(2):
-        assert radiomics.cohort_features(lost, tmp_path / "features.csv", tell=lambda text: None).empty
+        assert radiomics.cohort_features(lost, tmp_path / "features.csv", log=lambda text: None).empty
 
 
 def test_a_missing_file_is_a_sentence(tmp_path):

@@ -28,7 +28,7 @@ manifest = "manifest.csv"
 label = "First"
 where = { cohort = "first" }
 
-[second]
+[finetuning]
 label = "Second"
 where = { cohort = "second" }
 finetune_patients = 14
@@ -128,10 +128,21 @@ def test_a_finished_study_is_not_done_again(work, capsys):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("seed = 1", "sead = 1", "unknown key 'sead'"),
+        ("seed = 1", "sead = 1", "unknown key 'sead'; allowed are: title, card, data,"),
         ("finetune_patients = 14", "", "lacks 'finetune_patients'"),
         ('title = "A made-up study"', "", "lacks 'title'"),
-        ("epochs = 5", "epoch = 5", "'epoch' is not a setting of training"),
+        ('title = "A made-up study"', "title = 3", "'title' must be a text in quotes that is not empty; it is 3."),
+        ("finetune_patients = 14", "finetune_patients = '14'", "'finetune_patients' in [finetuning] must be a whole"),
+        ("seed = 1", "seed = true", "'seed' must be a whole number, 0 or more; it is True."),
+        ("learning_rate = 1e-3", 'learning_rate = "1e-3"', "'learning_rate' in [[network]] number 1, pretrain must be"),
+        ("epochs = 5", "best_slices = 'some'", "must be a whole number, 1 or more, or \"all\"; it is 'some'."),
+        ("{ epochs = 1 }", "3", "'crossvalidate' in [[network]] number 1 must be true, false or a table of settings"),
+        ("[data]", "[data]\nhu_window = [240, -160]", "'hu_window' in [data] must be two rising numbers"),
+        ("horizons_days = [547.875]", "horizons_days = [nan]", "'horizons_days' must be a list of numbers of days"),
+        ("[crossvalidation]\nfolds = 2", "[crossvalidation]\nfolds = 1", "'folds' in [crossvalidation] must be"),
+        ("[finetuning]", "[second]", "[second], which is called [finetuning] now"),
+        ("[[network]]", "[network]", "'network' must be tables, [[network]] each"),
+        ("epochs = 5", "epoch = 5", "unknown key 'epoch' in [[network]] number 1, pretrain; allowed are: epochs,"),
         ('manifest = "manifest.csv"', 'manifest = "nowhere.csv"', "does not exist"),
         ("[data]", "[data", "cannot be read"),
         ('baselines = ["outputs", "volume", "clinical"]', 'baselines = ["volum"]', "'volum'"),
@@ -141,16 +152,26 @@ def test_mistakes_in_the_configuration_are_named(tmp_path, capsys, old, new, wor
     (tmp_path / "manifest.csv").write_text("patient_id,cohort,image,mask,time_days,event\n")
     (tmp_path / "study.toml").write_text(CONFIG.replace(old, new, 1))
     assert main(["reproduce", str(tmp_path / "study.toml"), "--output", str(tmp_path / "work")]) == 2
-    assert words in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1 and "pydantic" not in err
 
 
 def test_our_own_configuration_reads():
     from pathlib import Path
 
-    from training_cli.models.export import read_card
+    from training_cli.models.card import read_card
 
     path = Path(__file__).resolve().parents[1] / "training_cli/configs/nsclc.toml"
     found = read_study(path)
-    assert found.second.finetune_patients == 68 and len(found.networks) == 2
-    assert found.networks[0].pretrain == {} and found.networks[0].finetune == {}  # the paper's
-    assert read_card(path.parent / found.card)["licence"].startswith("Weights CC BY-NC")
+    assert found.finetuning.finetune_patients == 68 and len(found.networks) == 2
+    assert found.networks[0].pretrain.given == {} and found.networks[0].finetune.given == {}  # the paper's
+    assert read_card(found.card_path).licence.startswith("Weights CC BY-NC")
+
+
+def test_the_configuration_takes_every_setting_of_training():
+    from dataclasses import fields
+
+    from training_cli.study.config import Departures
+    from training_cli.training.train import Settings
+
+    assert list(Departures.model_fields) == [field.name for field in fields(Settings)]

@@ -15,13 +15,15 @@ from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 
 from .commands.baselines import add_baselines
+from .commands.crossvalidate import add_crossvalidate
 from .commands.download import add_download
 from .commands.evaluate import add_evaluate
 from .commands.export import add_export
+from .commands.finetune import add_finetune
 from .commands.models import add_models
 from .commands.predict import add_predict
 from .commands.prepare import add_prepare
-from .commands.pretrain import add_crossvalidate, add_finetune, add_pretrain
+from .commands.pretrain import add_pretrain
 from .commands.reproduce import add_reproduce
 from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
 
@@ -46,14 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = _parser().parse_args(argv)
         return options.run(options)
-    except SystemExit as done:  # argparse has said what it had to say
+    except SystemExit as done:  # argparse has printed its message
         return done.code if isinstance(done.code, int) else DONE
     except CNNSurvivalError as error:
         return _fail(options, str(error), USAGE_ERROR if isinstance(error, UsageError) else UNUSABLE_INPUT)
     except KeyboardInterrupt:
         return _fail(options, "Stopped.", STOPPED)
     except BrokenPipeError:
-        return DONE  # whoever read our output had enough
+        return DONE  # the reader of our output has closed it
     except MemoryError:
         return _fail(options, "There is not enough memory for this case.", UNUSABLE_INPUT)
     except Exception as error:

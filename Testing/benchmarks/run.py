@@ -290,12 +290,12 @@ def pretraining(options: Options) -> list[Row]:
 def finetuning(options: Options) -> list[Row]:
     from CNNSurvivalLib import network as net
     from CNNSurvivalLib.bundle import default_bundle_folder
-    from training_cli.training.runs import load_run
+    from training_cli.training.runs import load_network
     from training_cli.training.train import FINETUNE, fit_last_layer, training_examples
 
     store = training_store(options)
     store = store.part(store.patient_ids[:50])
-    parent = load_run(default_bundle_folder())
+    parent = load_network(default_bundle_folder())
     examples = training_examples(store, parent.edges_days, None)
     steps = 2 if options.quick else 4
     batches = np.split(np.arange(len(examples.images)), range(32, len(examples.images), 32))

@@ -1,7 +1,7 @@
 """Public cohorts from NCI Imaging Data Commons: CT, contours and follow-up, ready for ``prepare``.
 
-What there is is read from the tables that the package idc-index brings along, so the selection works offline; only
-the images themselves, and the clinical table, come over the network, and only without ``--dry-run``.
+The list of series comes with the package idc-index, so the selection works offline. Only the images and the clinical
+table are fetched over the network, and only without ``--dry-run``.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ def select(index: pd.DataFrame, collection: str, patients: int | None = None) ->
 
     index: idc-index's table, a row per series (collection_id, analysis_result_id, PatientID, StudyInstanceUID,
     StudyDate, SeriesInstanceUID, SeriesDescription, Modality, series_size_MB, instanceCount, license_short_name).
-    Contours made by others' programs (analysis results) are passed over, unless KNOWN says which to take. RTSTRUCT
+    Contours made by others' programs (analysis results) are left out, unless KNOWN says which to take. RTSTRUCT
     goes before SEG, an earlier study before a later one. Which of several CT series the contour was drawn on, only
-    the contour itself says, so all of its study are taken; ``prepare`` finds the pair. patients: the first so many.
+    the contour itself says, so all of its study are taken; ``prepare`` finds the pair. patients: how many of
+    them, the first ones in the order of their ids (None: all).
 
     Raises UsageError for a collection that IDC does not have, or that has no such patients.
     """
@@ -137,25 +138,25 @@ def offline_index() -> pd.DataFrame:
     return pd.read_parquet(idc_index_data.IDC_INDEX_PARQUET_FILEPATH)
 
 
-def download(selection: Selection, folder, client, tell: Callable[[str], None] = print) -> Path:
+def download(selection: Selection, folder, client, log: Callable[[str], None] = print) -> Path:
     """Fetch the series, a folder each, into ``folder``/series; returns that folder, for ``prepare``.
 
-    What is there already is not fetched again. Raises CNNSurvivalError if the network or the disk refuses.
+    Series that are complete are not fetched again. Raises CNNSurvivalError if the network or the disk fails.
     """
     folder = ensure_output_folder(folder)
     sizes = selection.series.set_index("SeriesInstanceUID")["instanceCount"]
     missing = [uid for uid in sizes.index if _count(folder / "series" / uid) < sizes[uid]]
-    tell(f"{len(sizes) - len(missing)} of {len(sizes)} series are here already.")
+    log(f"{len(sizes) - len(missing)} of {len(sizes)} series are here already.")
     if missing:
         try:
             client.download_from_selection(
                 downloadDir=str(ensure_output_folder(folder / "series")), seriesInstanceUID=missing,
                 dirTemplate="%SeriesInstanceUID", show_progress_bar=True,
             )  # fmt: skip
-        except Exception as error:  # s5cmd, network, disk: whatever it is, what has arrived stays
+        except Exception as error:  # s5cmd, network or disk; complete series are kept
             raise CNNSurvivalError(
                 f"The download stopped ({type(error).__name__}: {error}); check the network and give the same command "
-                "again, it goes on."
+                "again to continue."
             ) from error
     incomplete = [uid for uid in sizes.index if _count(folder / "series" / uid) < sizes[uid]]
     if incomplete:
@@ -166,7 +167,7 @@ def download(selection: Selection, folder, client, tell: Callable[[str], None] =
 def download_clinical(selection: Selection, folder: Path, client) -> Path | None:
     """IDC's clinical table of the collection as clinical.csv; None where there is none.
 
-    Its columns are the source's own; 'cnn-survival prepare' is told their names.
+    Its columns are the source's own; 'cnn-survival prepare' takes their names as options.
     """
     try:
         client.fetch_index("clinical_index")

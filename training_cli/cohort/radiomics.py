@@ -1,4 +1,4 @@
-"""Hand-made features of the contoured tumour for the paper's model 1, by PyRadiomics.
+"""Radiomics features of the contoured tumour for the paper's model 1, by PyRadiomics.
 
 The paper has 1,428 features of PyRadiomics 2.0 and does not list them. Here: shape, first order, GLCM, GLRLM, GLSZM,
 GLDM and NGTDM of the original image, and all but shape of its wavelet bands, gradient, square, square root, logarithm,
@@ -48,10 +48,10 @@ IMAGE_TYPES = {
 BATCH = 8  # cases between two writes of the cache
 
 
-def cohort_features(store: Store, cache, jobs: int = 1, tell: Callable[[str], None] = print) -> pd.DataFrame:
+def cohort_features(store: Store, cache, jobs: int = 1, log: Callable[[str], None] = print) -> pd.DataFrame:
     """The features of a store's patients, by patient_id; patients whose features cannot be computed are left out.
 
-    cache: a CSV file that keeps what was computed, so that a run that was stopped goes on.
+    cache: a CSV file that keeps what was computed, so that a run that was stopped continues.
     Raises UsageError where PyRadiomics is not installed.
     """
     _check_installed()
@@ -61,7 +61,7 @@ def cohort_features(store: Store, cache, jobs: int = 1, tell: Callable[[str], No
     with tqdm(total=len(waiting), desc="Radiomics", unit="case", file=sys.stderr, disable=None) as bar:
         for start in range(0, len(waiting), BATCH * jobs):
             batch = waiting[start : start + BATCH * jobs]
-            done = pd.concat([done, _features_of(store, batch, jobs, tell)])
+            done = pd.concat([done, _features_of(store, batch, jobs, log)])
             done.index.name = "patient_id"
             write_csv(cache, ["patient_id", *done.columns], done.reset_index().itertuples(index=False))
             bar.update(len(batch))
@@ -69,7 +69,7 @@ def cohort_features(store: Store, cache, jobs: int = 1, tell: Callable[[str], No
 
 
 def _read_cache(cache: Path) -> pd.DataFrame:
-    """What the file has, to the last digit, so that a run that goes on gives what one without a stop gives."""
+    """The cached features to the last digit: a run that was stopped gives the same as one that was not."""
     if not cache.is_file():
         return pd.DataFrame()
     table = pd.read_csv(cache, dtype={"patient_id": str}, float_precision="round_trip")
@@ -111,7 +111,7 @@ def _images(case) -> tuple[sitk.Image, sitk.Image]:
     return images[0], images[1]
 
 
-def _features_of(store: Store, patients: list[str], jobs: int, tell) -> pd.DataFrame:
+def _features_of(store: Store, patients: list[str], jobs: int, log) -> pd.DataFrame:
     from joblib import Parallel, delayed
 
     table = store.patients.loc[patients]
@@ -122,7 +122,7 @@ def _features_of(store: Store, patients: list[str], jobs: int, tell) -> pd.DataF
     rows = {}
     for patient, features in zip(patients, found):
         if isinstance(features, str):
-            tell(f"{patient}: {features}")
+            log(f"{patient}: {features}")
         else:
             rows[patient] = features
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -133,7 +133,7 @@ def _features_or_reason(image, mask, segment) -> dict[str, float] | str:
         return case_features(image, mask, segment)
     except CNNSurvivalError as error:
         return str(error)
-    except Exception as error:  # a fault of the library's: this case's, not the cohort's
+    except Exception as error:  # a fault in PyRadiomics fails this case, not the cohort
         return f"Unexpected error ({type(error).__name__}: {error})."
 
 

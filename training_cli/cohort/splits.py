@@ -1,4 +1,4 @@
-"""Splits by patient, never by slice: stratified by event, decided by a seed."""
+"""Splits by patient, never by slice: stratified by event, drawn with a seed."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def stratified_folds(event, folds: int, seed: int) -> np.ndarray:
 def chosen_part(store, patients=None, part: str | None = None) -> Store:
     """The store in a folder, or those of its patients that a patients file lists (see ``read_patients``).
 
-    Who is listed but not in the store is passed over: the store's rejected.csv says why. Raises UsageError if nobody
-    is left.
+    Patients that are listed but not in the store are left out: the store's rejected.csv has the reason. Raises
+    UsageError if no patient is left.
     """
     opened = open_store(store)
     if patients is None:
         if part is not None:
-            raise UsageError("Which part is meant is said by a patients file; give that, too.")
+            raise UsageError("A part is chosen from a patients file; give that file, too.")
         return opened
     known = set(opened.patient_ids)
     listed = [patient for patient in read_patients(patients, part) if patient in known]
@@ -56,9 +56,9 @@ def chosen_part(store, patients=None, part: str | None = None) -> Store:
 
 
 def read_patients(path, part: str | None = None) -> list[str]:
-    """The patients that a CSV file lists in its column patient_id; those whose column ``part`` says so, if given.
+    """The patients that a CSV file lists in its column patient_id; those whose column 'part' is ``part``, if given.
 
-    Raises UsageError for a file without these columns, or that lists nobody.
+    Raises UsageError for a file without these columns or without such patients.
     """
     path = existing(path, "patients file")
     try:
@@ -70,5 +70,5 @@ def read_patients(path, part: str | None = None) -> list[str]:
             raise UsageError(f"The patients file '{path}' has no column '{column}'; it has: {', '.join(table)}.")
     chosen = table if part is None else table[table["part"] == part]
     if chosen.empty:
-        raise UsageError(f"The patients file '{path}' lists nobody{f' with part {part!r}' if part else ''}.")
+        raise UsageError(f"The patients file '{path}' lists no patient{f' with part {part!r}' if part else ''}.")
     return list(chosen["patient_id"])

@@ -1,11 +1,11 @@
-"""A cohort on disk, ready to train on: the masked slices of every patient, and who lived how long.
+"""A cohort on disk, ready to train on: the masked slices of every patient, and the follow-up.
 
 A store is a folder:
 
     slices.npy      uint8 [n, 140, 140]: every usable slice, patient by patient, each patient's best slice first
     slices.csv      a row per slice, in the order of slices.npy (SLICE_COLUMNS)
     patients.csv    a row per patient with a usable slice (PATIENT_COLUMNS, then the clinical table's own columns)
-    rejected.csv    patient_id, reason: whoever has no usable slice, no image or no follow-up
+    rejected.csv    patient_id, reason: patients without a usable slice, an image or follow-up
     store.json      format, how the slices were cut (Preprocessing), counts, and the SHA-256 of slices.npy
 
 store.json is written last: a folder without it is not a store.
@@ -31,7 +31,7 @@ STORE_FILE, IMAGES_FILE, SLICES_FILE, PATIENTS_FILE, REJECTED_FILE = (
     "store.json", "slices.npy", "slices.csv", "patients.csv", "rejected.csv",
 )  # fmt: skip
 
-# patient_rank: 1 = the patient's best slice. cohort_rank: 1 = the best of the cohort (SPEC's ranking: the mean of the
+# patient_rank: 1 = the patient's best slice. cohort_rank: 1 = the best of the cohort (the mean of the
 # percentile ranks of area and mean intensity; ties in the order of the rows). slice_index: along the axis of the
 # image as it is stored. mean_intensity: grey level 0..255 inside the ROI.
 SLICE_COLUMNS = (
@@ -62,8 +62,7 @@ class Store:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        values = dict(self.info["preprocessing"])
-        return Preprocessing(**{**values, "hu_window": tuple(values["hu_window"])})
+        return Preprocessing.from_dict(self.info["preprocessing"])
 
     @property
     def sha256(self) -> str:
@@ -86,7 +85,7 @@ class Store:
 
     @property
     def rejected(self) -> pd.DataFrame:
-        """Who of the cohort is not in the store, and why: columns patient_id, reason."""
+        """The patients of the cohort that are not in the store: columns patient_id, reason."""
         return _read_csv(self.folder / REJECTED_FILE, dtype=str)
 
     @cached_property
@@ -115,7 +114,7 @@ class Store:
 
 
 def open_store(folder) -> Store:
-    """Open a store. Raises UsageError for a folder that is none, CNNSurvivalError for a damaged one."""
+    """Open a store. Raises UsageError for a folder that is not a store, CNNSurvivalError for a damaged one."""
     folder = Path(folder)
     if not (folder / STORE_FILE).is_file():
         raise UsageError(f"'{folder}' is not a store (it has no {STORE_FILE}); make one with 'cnn-survival prepare'.")
@@ -127,7 +126,7 @@ def open_store(folder) -> Store:
     except (OSError, ValueError, EOFError, RecursionError) as error:
         raise CNNSurvivalError(f"The store '{folder}' cannot be read ({error}); make it again.") from error
     if not isinstance(info, dict):
-        raise CNNSurvivalError(f"The store '{folder}' is damaged ({STORE_FILE} is no table of values); make it again.")
+        raise CNNSurvivalError(f"The store '{folder}' is damaged ({STORE_FILE} is not a JSON object); make it again.")
     if info.get("format") != FORMAT or info.get("format_version") != FORMAT_VERSION:
         raise CNNSurvivalError(f"The store '{folder}' was made by another version of this software; make it again.")
     missing = [name for name in ("preprocessing", "images_sha256") if name not in info]

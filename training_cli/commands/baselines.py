@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from ..options import BASELINES, DONE, add_command, days, whole_number
+from .store_options import add_part_options, check_part_options, open_part
 
 DESCRIPTION = """\
 Fit what the network is compared with, and predict other patients with it.
 
-    cnn-survival baselines --train STORE --test STORE --network RUN --output FOLDER
+    cnn-survival baselines --train STORE --test STORE --network NETWORK --output FOLDER
 
     radiomics   LASSO-Cox of PyRadiomics' features (the paper's model 1)
     outputs     LASSO-Cox of the network's outputs (the paper's model 2; needs --network)
@@ -28,10 +29,9 @@ def add_baselines(commands) -> None:
     command = add_command(commands, "baselines", _run, summary, DESCRIPTION)
     for part, use in (("train", "fit on"), ("test", "predict")):
         command.add_argument(f"--{part}", type=Path, required=True, metavar="STORE", help=f"the patients to {use}")
-        command.add_argument(f"--{part}-patients", type=Path, metavar="CSV", help="only these of them")
-        command.add_argument(f"--{part}-part", metavar="NAME", help=f"with --{part}-patients: only those whose column "
-                             "'part' says so")  # fmt: skip
-    command.add_argument("--network", type=Path, metavar="RUN", help="for 'outputs': the folder of a finished training")
+        add_part_options(command, part, f"the {part} store")
+    command.add_argument("--network", metavar="NETWORK", help="for 'outputs': the folder of a finished training or of "
+                         "a bundle, or the id of a model that ships")  # fmt: skip
     command.add_argument("--models", type=_models, default=BASELINES, metavar="NAME,NAME", help="which (default: all)")
     command.add_argument("--horizons", type=days, default=[547.875], metavar="DAYS,DAYS", help="default 547.875")
     command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="cases at once, for radiomics")
@@ -40,15 +40,13 @@ def add_baselines(commands) -> None:
 
 
 def _run(options) -> int:
-    from ..cohort.splits import chosen_part
+    for part in ("train", "test"):
+        check_part_options(options, part)
     from ..evaluation import baselines
-    from ..training import runs
+    from ..training.runs import load_network
 
-    stores = [
-        chosen_part(getattr(options, part), getattr(options, f"{part}_patients"), getattr(options, f"{part}_part"))
-        for part in ("train", "test")
-    ]
-    network = runs.load_run(options.network) if options.network else None
+    stores = [open_part(options, part, part) for part in ("train", "test")]
+    network = load_network(options.network) if options.network else None
     fitted = baselines.run(
         *stores, options.output, network, options.models, options.horizons, options.seed, options.jobs
     )

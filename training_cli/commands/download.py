@@ -16,9 +16,9 @@ Fetch a public cohort (CT, contours and, where there is one, the clinical table)
     nsclc_radiogenomics   non-small cell lung cancer, resected
     cptac_pda             pancreatic ductal adenocarcinoma
 
-Other collections with CT and RTSTRUCT or SEG work, too. --dry-run needs no network and says how much it would be and
-under which licence. FOLDER/series gets the images for 'cnn-survival prepare'. If the download is stopped,
-the same command goes on with it.
+Other collections with CT and RTSTRUCT or SEG work, too. --dry-run needs no network; it prints the size and the licence
+of the data. FOLDER/series gets the images for 'cnn-survival prepare'. If the download is stopped, the same command
+continues it.
 """
 
 
@@ -28,7 +28,7 @@ def add_download(commands) -> None:
     command.add_argument("collection", metavar="COLLECTION", help="its id at Imaging Data Commons")
     command.add_argument("--output", type=Path, metavar="FOLDER", help="where it goes")
     command.add_argument("--patients", type=whole_number, metavar="N", help="only the first N patients")
-    command.add_argument("--dry-run", action="store_true", help="say what would be fetched, and fetch nothing")
+    command.add_argument("--dry-run", action="store_true", help="print what would be fetched, and fetch nothing")
 
 
 def _run(options) -> int:
@@ -48,5 +48,5 @@ def _run(options) -> int:
     else:
         print(f"Follow-up is in '{clinical}'; name its columns with --id-column, --time-column and --event-column.")
     pattern = download.segment_pattern(options.collection) or "PATTERN"
-    print(f"Go on with: cnn-survival prepare {images} --clinical TABLE --segment '{pattern}' --output STORE")
+    print(f"Next: cnn-survival prepare {images} --clinical TABLE --segment '{pattern}' --output STORE")
     return DONE

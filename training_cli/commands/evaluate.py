@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..options import DONE, add_command, days, whole_number
+from .store_options import add_part_options, check_part_options, open_part
 
 DESCRIPTION = """\
-Score predicted risks against what became of the patients.
+Score predicted risks against the patients' follow-up.
 
     cnn-survival evaluate --predictions predictions.csv --horizons 365,547.875 --output FOLDER
-    cnn-survival evaluate --model RUN_OR_BUNDLE --store STORE --output FOLDER
+    cnn-survival evaluate --model NETWORK --store STORE --output FOLDER
 
 predictions.csv, from this software or any other, has a row per patient with patient_id, time_days, event (1 = died)
 and a column risk_<days> per horizon, such as risk_365: the probability of death by then.
@@ -20,8 +21,8 @@ resampling patients; the Brier score averaged over time, if there are several ho
 of the first horizon, calibration.png (predicted against observed risk). With --model also predictions.csv, the
 predicted risks.
 
-Patients who were censored are made up for by those who were followed longer (Kaplan-Meier weights), as in the R
-packages survival and riskRegression.
+Censored patients are accounted for by weighting the others (inverse probability of censoring, Kaplan-Meier), as in the
+R packages survival and riskRegression.
 """
 
 
@@ -29,10 +30,10 @@ def add_evaluate(commands) -> None:
     summary = "score predicted risks: concordance, IPA, Brier score, AUC, calibration"
     command = add_command(commands, "evaluate", _run, summary, DESCRIPTION)
     command.add_argument("--predictions", type=Path, metavar="CSV", help="predicted risks")
-    command.add_argument("--model", type=Path, metavar="FOLDER", help="instead: a run or a bundle to predict with")
+    command.add_argument("--model", metavar="NETWORK", help="instead: what to predict with, the folder of a finished "
+                         "training or of a bundle, or the id of a model that ships")  # fmt: skip
     command.add_argument("--store", type=Path, metavar="STORE", help="with --model: the patients to predict")
-    command.add_argument("--patients", type=Path, metavar="CSV", help="with --model: only these patients")
-    command.add_argument("--part", metavar="NAME", help="with --patients: only those whose column 'part' says so")
+    add_part_options(command, store="STORE")
     command.add_argument("--horizons", type=days, metavar="DAYS,DAYS", help="times at which to score, in days "
                          "(default: all that the predictions have; with --model 547.875, 18 months)")  # fmt: skip
     command.add_argument("--bootstrap", type=whole_number, default=1000, metavar="N", help="resamples for the "
@@ -48,6 +49,7 @@ def _run(options) -> int:
         options.parser.error("--model and --store go together")
     if options.model is None and (options.patients or options.part):
         options.parser.error("--patients and --part go with --model")
+    check_part_options(options)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):  # the same numbers to the last bit on any number of cores
@@ -58,14 +60,13 @@ def _evaluate(options) -> int:
     from CNNSurvivalLib.files import ensure_output_folder, write_csv
     from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 
-    from ..cohort.splits import chosen_part
     from ..evaluation import evaluate
 
     if options.predictions is not None:
         table, horizons = evaluate.read_predictions(options.predictions, options.horizons)
     else:
         horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
-        store = chosen_part(options.store, options.patients, options.part)
+        store = open_part(options)
         table = evaluate.predict_store(options.model, store, horizons)
         path = ensure_output_folder(options.output) / evaluate.PREDICTIONS_FILE
         write_csv(path, tuple(table), table.itertuples(index=False))

@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..options import DONE, EXIT_CODES, add_command, print_table, whole_number
+from .store_options import add_part_options, check_part_options, open_part
 
-EXPORT_DESCRIPTION = """\
+DESCRIPTION = """\
 Make a finished training into a model that others can use.
 
 A bundle, for 'cnn-survival predict' and for 3D Slicer:
 
-    cnn-survival export RUN --store STORE --card card.toml --name nsclc --title "Lung cancer (NSCLC)" --output FOLDER
+    cnn-survival export NETWORK --store STORE --card card.toml --name nsclc --title "Lung cancer" --output FOLDER
 
 FOLDER gets the weights, bundle.json (everything about the model) and MODEL_CARD.md (the same, to read). Numbers of
-patients and deaths, the Kaplan-Meier curve of the cohort and its predicted risks come from RUN and STORE, the metrics
-from what 'cnn-survival evaluate' wrote. What no file can know, such as disease, treatment and licence, you write into
-card.toml; below is what it holds.
+patients and deaths, the Kaplan-Meier curve of the cohort and its predicted risks come from NETWORK and STORE, the
+metrics from what 'cnn-survival evaluate' wrote. What no file can know, such as disease, treatment and licence, you
+write into card.toml; below is what it holds.
 
-For other software, from a run or from a bundle:
+For other software, from the folder of a finished training or of a bundle, or the id of a model that ships:
 
-    cnn-survival export RUN --format onnx --format safetensors --format torchscript --output FOLDER
+    cnn-survival export NETWORK --format onnx --format safetensors --format torchscript --output FOLDER
 
 Each file is read back and compared with the network before it is written.
 """
@@ -52,9 +53,10 @@ card.toml:
 
 def add_export(commands) -> None:
     summary = "make a trained network into a model that others can use"
-    command = add_command(commands, "export", _run_export, summary, EXPORT_DESCRIPTION, CARD_EXAMPLE + EXIT_CODES)
-    command.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a finished pretraining or "
-                         "fine-tuning; for other formats than bundle also the folder of a bundle")  # fmt: skip
+    command = add_command(commands, "export", _run, summary, DESCRIPTION, CARD_EXAMPLE + EXIT_CODES)
+    command.add_argument("network", metavar="NETWORK", help="the folder of a finished pretraining or fine-tuning; for "
+                         "other formats than bundle also the folder of a bundle, or the id of a model that "
+                         "ships")  # fmt: skip
     command.add_argument("--format", dest="formats", action="append", metavar="FORMAT",
                          choices=("bundle", "onnx", "safetensors", "torchscript"),
                          help="bundle (default), onnx, safetensors or torchscript; may be given several "
@@ -62,10 +64,8 @@ def add_export(commands) -> None:
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the model goes")
     bundle = command.add_argument_group("bundle")
     bundle.add_argument("--store", type=Path, metavar="STORE", help="the cohort that is shown beside a prediction, as "
-                        "a rule the one that RUN was trained on")  # fmt: skip
-    bundle.add_argument("--patients", type=Path, metavar="CSV", help="only the patients of STORE in this table's "
-                        "column patient_id")  # fmt: skip
-    bundle.add_argument("--part", metavar="NAME", help="with --patients: only those whose column 'part' has this name")
+                        "a rule the one that NETWORK was trained on")  # fmt: skip
+    add_part_options(bundle, store="STORE")
     bundle.add_argument("--card", type=Path, metavar="TOML", help="what no file can know; see below")
     bundle.add_argument("--name", help="short name, without spaces")
     bundle.add_argument("--title", help="the name that people read")
@@ -80,22 +80,23 @@ def add_export(commands) -> None:
                       "evaluate' at 18 months")  # fmt: skip
     test.add_argument("--test-store", type=Path, metavar="STORE", help="the cohort that the metrics come from, for its "
                       "numbers")  # fmt: skip
-    test.add_argument("--test-patients", type=Path, metavar="CSV", help="as --patients, of the test store")
-    test.add_argument("--test-part", metavar="NAME", help="as --part")
+    add_part_options(test, "test", "the test store")
 
 
-def _run_export(options) -> int:
+def _run(options) -> int:
     formats = list(dict.fromkeys(options.formats or ["bundle"]))
     _check_options(options, formats)
-    from ..models import export
+    from ..models.formats import export_network
+    from ..models.model_card import CARD_FILE
+    from ..training.runs import load_network
 
-    done = []
+    network, done = load_network(options.network), []
     for file_format in formats:
         if file_format == "bundle":
-            bundle = _export_bundle(options)
-            done.append(("bundle", f"{bundle.id}, checked; read '{bundle.folder / export.CARD_FILE}'"))
+            bundle = _export_bundle(options, network)
+            done.append(("bundle", f"{bundle.id}, checked; read '{bundle.folder / CARD_FILE}'"))
         else:
-            exported = export.export_network(export.load_model(options.run_folder), file_format, options.output)
+            exported = export_network(network, file_format, options.output)
             done.append((file_format, f"'{exported.path}', read back; hazards differ by {exported.difference:.1g} at "
                          "most"))  # fmt: skip
     print_table(done)
@@ -107,40 +108,26 @@ def _check_options(options, formats: list[str]) -> None:
         missing = [f"--{name}" for name in ("store", "card", "name", "title") if getattr(options, name) is None]
         if missing:
             options.parser.error(f"a bundle needs {', '.join(missing)}")
-    for part, patients, store in (("part", "patients", "store"), ("test_part", "test_patients", "test_store")):
-        for name, needed in ((part, patients), (patients, store)):
-            if getattr(options, name) is not None and getattr(options, needed) is None:
-                options.parser.error(f"--{name.replace('_', '-')} goes with --{needed.replace('_', '-')}")
+    check_part_options(options, needs="store")
+    check_part_options(options, "test", needs="test_store")
 
 
-def _export_bundle(options):
-    from ..models import export
-    from ..training.runs import load_run
+def _export_bundle(options, network):
+    from ..models.bundle import export_bundle, read_calibration, read_metrics
+    from ..models.card import read_card
 
-    card = export.read_card(options.card)
-    return export.export_bundle(
-        load_run(options.run_folder),
-        _store(options.store, options.patients, options.part),
-        [] if options.metrics is None else export.read_metrics(options.metrics),
+    card = read_card(options.card)
+    return export_bundle(
+        network,
+        open_part(options),
+        [] if options.metrics is None else read_metrics(options.metrics),
         card,
         options.name,
         options.title,
         options.version,
         options.output,
-        test_store=None if options.test_store is None
-        else _store(options.test_store, options.test_patients, options.test_part),
+        test_store=None if options.test_store is None else open_part(options, "test_store", "test"),
         metrics_cohort=options.metrics_cohort,
-        calibration=None if options.calibration is None else export.read_calibration(options.calibration),
+        calibration=None if options.calibration is None else read_calibration(options.calibration),
         max_slices=options.max_slices,
-    )  # fmt: skip
-
-
-def _store(folder: Path, patients: Path | None, part: str | None):
-    from ..cohort.splits import read_patients
-    from ..cohort.store import open_store
-
-    store = open_store(folder)
-    if patients is None:
-        return store
-    known = set(store.patient_ids)
-    return store.part(patient for patient in read_patients(patients, part) if patient in known)
+    )

@@ -7,16 +7,16 @@ from pathlib import Path
 from ..options import DONE, add_command, whole_number
 
 DESCRIPTION = """\
-Do the paper's whole study on your cohorts, from one configuration file.
+Do the whole study of the paper on your cohorts, from one configuration file.
 
     cnn-survival reproduce nsclc.toml --data FOLDER --output WORK
 
-Cuts the slices, pretrains, splits the second cohort by patient, fine-tunes, fits the comparisons (PyRadiomics and the
-network's outputs with LASSO-Cox, tumour volume, stage and age), scores everything on the test patients, and makes the
-bundles. WORK/report/report.html says what came out; WORK/models has the bundles. If the work is stopped, the same
-command goes on with it.
+Cuts the slices, pretrains, splits the fine-tuning cohort by patient, fine-tunes, fits the comparisons (PyRadiomics
+and the network's outputs with LASSO-Cox, tumour volume, stage and age), scores everything on the test patients, and
+makes the bundles. WORK/report/report.html has the results; WORK/models has the bundles. If the work is stopped, the
+same command continues it.
 
-The configuration of our own run is training_cli/configs/nsclc.toml; its comments say what each line means.
+The configuration of our own run is training_cli/configs/nsclc.toml; its comments explain each line.
 """
 
 
@@ -33,13 +33,13 @@ def add_reproduce(commands) -> None:
 def _run(options) -> int:
     from threadpoolctl import threadpool_limits
 
-    from ..study import config as study
-    from ..study import pipeline as reproduce
-    from ..study import report as study_report
+    from ..study.config import read_study
 
-    configuration = study.read_study(options.config, options.data)
+    study = read_study(options.config, options.data)  # before the slow imports: a mistake is reported at once
+    from ..study import pipeline, report
+
     with threadpool_limits(1, "blas"):
-        outcome = reproduce.reproduce(configuration, options.output, options.jobs)
-        report = study_report.write(outcome, Path(options.output) / "report")
-    print(f"The report is '{report}'; the bundles are in '{Path(options.output) / 'models'}'.")
+        outcome = pipeline.reproduce(study, options.output, options.jobs)
+        page = report.write(outcome, options.output / "report")
+    print(f"The report is '{page}'; the bundles are in '{options.output / 'models'}'.")
     return DONE

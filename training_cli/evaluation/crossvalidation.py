@@ -1,7 +1,7 @@
 """Choosing among settings on the training cohort alone: cross-validation by patient.
 
-Every patient is predicted by networks that have not seen this patient, at chosen epochs of their training. So one
-run says how long to train, too. The test cohort has no part in it.
+Every patient is predicted by networks that have not seen this patient, at chosen epochs of their training, so one
+cross-validation also shows how long to train. The test cohort is not used.
 """
 
 from __future__ import annotations
@@ -34,23 +34,45 @@ def crossvalidate(
     max_slices: int = MAX_SLICES,
     horizon_days: float = EIGHTEEN_MONTHS_DAYS,
     bootstrap: int = 1000,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Cross-validate pretraining with these settings; returns metrics per epoch, columns METRIC_COLUMNS.
+    """Cross-validate pretraining with these settings.
 
-    at_epochs: when to predict besides the last epoch. ``output`` gets a folder per fold (finished folds are not
-    trained again), predictions.csv (patient_id, time_days, event, fold, epoch, risk_<days>) and metrics.csv.
-    ``best_slices`` counts the whole cohort's slices; each fold keeps its share.
+    Parameters
+    ----------
+    store : Store
+        The training cohort.
+    output : str or Path
+        Gets a folder per fold (finished folds are not trained again), predictions.csv (patient_id, time_days, event,
+        fold, epoch, risk_<days>), metrics.csv and settings.json.
+    settings : Settings
+        ``best_slices`` counts the whole cohort's slices; each fold keeps its share.
+    folds : int
+    at_epochs : sequence of int
+        When to predict besides the last epoch.
+    max_slices : int
+        Slices per patient for the patient's curve.
+    horizon_days : float
+        When to score.
+    bootstrap : int
+        Resamples for the intervals.
+    log : callable
+        Gets a line of text for each step and warning.
+
+    Returns
+    -------
+    DataFrame
+        Metrics per epoch, columns METRIC_COLUMNS.
     """
     output = ensure_output_folder(output)
     fold_of = stratified_folds(store.event, folds, settings.seed)
     epochs = sorted({*(epoch for epoch in at_epochs if epoch < settings.epochs), settings.epochs})
     parts = []
     for fold in range(folds):
-        tell(f"fold {fold + 1} of {folds}")
+        log(f"fold {fold + 1} of {folds}")
         held_out = fold_of == fold
         parts.append(_run_fold(store, held_out, output / f"fold-{fold + 1}", settings, epochs, max_slices,
-                               horizon_days, tell).assign(fold=fold + 1))  # fmt: skip
+                               horizon_days, log).assign(fold=fold + 1))  # fmt: skip
     predictions = pd.concat(parts, ignore_index=True)
     risk = risk_column(horizon_days)
     columns = ("patient_id", "time_days", "event", "fold", "epoch", risk)
@@ -58,7 +80,7 @@ def crossvalidate(
     rows = []
     for epoch, found in predictions.groupby("epoch"):
         time, event = found["time_days"].to_numpy(float), found["event"].to_numpy() == 1
-        with warnings_told(tell):
+        with warnings_told(log):
             scores = score_predictions(time, event, {horizon_days: found[risk].to_numpy()}, bootstrap, settings.seed)
         rows += [{"epoch": int(epoch), **row} for row in scores]
     table = pd.DataFrame(rows, columns=METRIC_COLUMNS)
@@ -69,7 +91,7 @@ def crossvalidate(
     return table
 
 
-def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices, horizon_days, tell) -> pd.DataFrame:
+def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices, horizon_days, log) -> pd.DataFrame:
     """Predictions for the held-out patients at each of the epochs; kept in the folder, so that none is made twice."""
     ids = np.array(store.patient_ids)
     train, test = store.part(ids[~held_out]), store.part(ids[held_out])
@@ -88,7 +110,7 @@ def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices
             found = predict(weights())
             write_csv(folder / f"epoch-{epoch}.csv", tuple(found), found.itertuples(index=False))
 
-    run = pretrain(train, folder, settings, edges, tell=tell, after_epoch=after_epoch)
+    run = pretrain(train, folder, settings, edges, tell=log, after_epoch=after_epoch)
     at = [pd.read_csv(folder / f"epoch-{epoch}.csv", dtype={"patient_id": str}) for epoch in epochs[:-1]]
     return pd.concat([f.assign(epoch=e) for f, e in zip([*at, predict(run.weights)], epochs)], ignore_index=True)
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from CNNSurvivalLib.bundle import INFO_FILE, load_bundle
-from CNNSurvivalLib.errors import CNNSurvivalError, UsageError, existing
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
 
 from ..cohort.clinical import ID, read_clinical
 from ..cohort.store import Store, preprocessing_info
-from ..training.runs import MAX_SLICES, load_run, patient_survival, risk_at, risk_column
+from ..training.runs import load_network, patient_survival, risk_at, risk_column
 from . import metrics
 
 RISK = "risk_"
@@ -85,18 +84,16 @@ def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFra
 
 
 def predict_store(model, store: Store, horizons: Sequence[float], max_slices: int | None = None) -> pd.DataFrame:
-    """The same table from a network, a run's or a bundle's folder, for a store's patients.
+    """The same table from a network (see ``load_network``), for a store's patients.
 
     Raises UsageError for slices that were cut in another way than the network's, a horizon beyond its last interval,
-    and a folder that holds no network.
+    and what is no network.
     """
-    model = existing(model, "model")
-    network = load_bundle(model) if (model / INFO_FILE).is_file() else load_run(model)
+    network = load_network(model)
     if preprocessing_info(network.preprocessing) != store.info["preprocessing"]:
         raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model '{model}'; "
                          "prepare the store with the model's settings.")  # fmt: skip
-    count = max_slices or getattr(network, "max_slices", MAX_SLICES)
-    survival = patient_survival(network.weights, store, count)
+    survival = patient_survival(network.weights, store, max_slices or network.max_slices)
     risks = {risk_column(days): risk_at(survival, network.edges_days, days) for days in horizons}
     return pd.DataFrame({ID: store.patient_ids, "time_days": store.time, "event": store.event.astype(int), **risks})
 

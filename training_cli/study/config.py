@@ -1,48 +1,75 @@
 """The configuration of a study: one TOML file that ``reproduce`` works through.
 
     title, seed, horizons_days, bootstrap
+    card         the texts of the model card, a TOML file beside this one (see ``models.card``)
+    baselines    which of radiomics, outputs, volume, clinical to compare with
     [data]       manifest (relative to this file, or to --data), clinical, slice_step_mm, pixel_size_mm, hu_window,
                  min_roi_px, max_slices
-    card         the texts of the model card, a TOML file beside this one (see ``export.check_card``)
-    baselines    which of radiomics, outputs, volume, clinical to compare with
     [pretrain]   label, where (column = value, chooses rows of the manifest)
-    [second]     label, where, finetune_patients
-    [[network]]  id, title, version, pretrain and finetune (fields of ``training.Settings`` that are not the paper's),
-                 crossvalidate (false, true, or fields that differ once more), pretrained_only (export that, too)
+    [finetuning] label, where, finetune_patients
+    [[network]]  id, title, version, pretrain and finetune (settings of training that are not the paper's),
+                 crossvalidate (false, true, or settings that differ once more), pretrained_only (export that, too)
     [crossvalidation]  folds, finetune_folds, at_epochs
 
-A table or key that is not listed here is refused, so that a typing error is not a silent default.
+A table or key that is not listed here is refused, so that a typing error is not a silent default. docs/formats.md has
+the types and defaults.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from CNNSurvivalLib.errors import UsageError, existing
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 from CNNSurvivalLib.slices import Preprocessing
 
 from ..options import BASELINES
+from ..toml_file import (
+    Number,
+    OptionalText,
+    Switch,
+    Table,
+    Text,
+    WholeNumber,
+    WholeNumberOr0,
+    checked,
+    read_toml,
+)
 from ..training.runs import MAX_SLICES
 
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    import tomli as tomllib
+
+def _rising(values: list[float]) -> list[float]:
+    if len(values) != 2 or not values[0] < values[1]:
+        raise ValueError
+    return values
 
 
-@dataclass(frozen=True)
-class Data:
+def _known_baseline(name: str) -> str:
+    if name not in BASELINES:
+        raise ValueError
+    return name
+
+
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fold = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
+Condition = dict[str, str | int | float]
+
+
+class Data(Table):
     """Where the images are, and how slices are cut from them."""
 
-    manifest: str
-    clinical: str | None = None
-    slice_step_mm: float | None = None
-    pixel_size_mm: float | str | None = 1.0
-    hu_window: list = field(default_factory=lambda: [-160.0, 240.0])
-    min_roi_px: int = 250
-    max_slices: int = MAX_SLICES
+    manifest: Text
+    clinical: OptionalText = None
+    slice_step_mm: PositiveNumber | None = Field(None, description="a number of mm above 0")
+    pixel_size_mm: PositiveNumber | Literal["native"] = Field(1.0, description="a number of mm above 0, or \"native\"")
+    hu_window: Annotated[list[Number], AfterValidator(_rising)] = Field(
+        [-160.0, 240.0], description="two rising numbers, [low, high] in HU"
+    )
+    min_roi_px: WholeNumber = 250
+    max_slices: WholeNumber = MAX_SLICES
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -51,57 +78,109 @@ class Data:
         return Preprocessing((low, high), size, min_roi_px=self.min_roi_px, slice_step_mm=self.slice_step_mm)
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """Rows of the manifest. where: column -> value. finetune_patients: how many of the second cohort to train on."""
+class Cohort(Table):
+    """Rows of the manifest. where: column -> value."""
 
-    label: str
-    where: dict = field(default_factory=dict)
-    finetune_patients: int | None = None
+    label: Text
+    where: Condition = Field({}, description="a table of columns and their values, such as { cohort = \"a\" }")
 
 
-@dataclass(frozen=True)
-class Network:
-    """A way to train. pretrain, finetune: fields of ``training.Settings`` that differ from the paper's;
-    best_slices = "all" keeps them all. crossvalidate: whether to, or the fields that differ once more there.
+class FinetuningCohort(Cohort):
+    """The cohort to fine-tune and to test on. finetune_patients: how many of it to fine-tune on."""
+
+    finetune_patients: WholeNumber
+
+
+class Departures(Table):
+    """Settings of a training that are not the paper's; the fields are those of ``training.train.Settings``.
+
+    best_slices = "all" keeps all slices.
     """
 
-    id: str
-    title: str
-    pretrain: dict = field(default_factory=dict)
-    finetune: dict = field(default_factory=dict)
-    crossvalidate: dict | bool = False
-    version: str = "1.0"
-    pretrained_only: bool = False
+    epochs: WholeNumber | None = Field(None, description="a whole number, 1 or more")
+    batch: WholeNumber | None = Field(None, description="a whole number, 1 or more")
+    learning_rate: PositiveNumber | None = Field(None, description="a number above 0")
+    best_slices: WholeNumber | Literal["all"] | None = Field(None, description="a whole number, 1 or more, or \"all\"")
+    seed: WholeNumberOr0 | None = Field(None, description="a whole number, 0 or more")
+    balanced: WholeNumberOr0 | None = Field(None, description="a whole number, 0 or more")
+    augment: bool | None = Field(None, description="true or false")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="a number from 0 up to, but not, 1")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="a number, 0 or more"
+    )
+    marginal_start: bool | None = Field(None, description="true or false")
+    average_from: WholeNumberOr0 | None = Field(None, description="a whole number, 0 or more")
+    recalibrate: bool | None = Field(None, description="true or false")
+
+    @property
+    def given(self) -> dict:
+        """The settings that the file names, as ``Settings`` takes them."""
+        values = self.model_dump(exclude_unset=True)
+        return {name: None if value == "all" else value for name, value in values.items()}
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+def _switch_or_table(value):
+    """false: no cross-validation; true: one with the settings as they are."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+class Network(Table):
+    """A way to train. crossvalidate: None, or what differs from ``pretrain`` in the cross-validation."""
+
+    id: Text
+    title: Text
+    pretrain: Departures = Field(Departures(), description="a table of settings")
+    finetune: Departures = Field(Departures(), description="a table of settings")
+    crossvalidate: Annotated[Departures | None, BeforeValidator(_switch_or_table)] = Field(
+        None, description="true, false or a table of settings"
+    )
+    version: Text = "1.0"
+    pretrained_only: Switch = False
+
+
+class CrossValidation(Table):
     """folds: of the pretraining cohort. finetune_folds: of the patients to fine-tune on."""
 
-    folds: int = 5
-    finetune_folds: int = 5
-    at_epochs: list = field(default_factory=list)
+    folds: Fold = 5
+    finetune_folds: Fold = 5
+    at_epochs: list[WholeNumber] = Field([], description="a list of whole numbers, 1 or more each")
 
 
-@dataclass(frozen=True)
-class Study:
-    """A configuration, checked. path: the file; folder: where the data lie (--data, or beside the file)."""
+class StudyFile(Table):
+    """What the file holds."""
+
+    title: Text
+    card: Text
+    data: Data = Field(description="a table, [data]")
+    pretrain: Cohort = Field(description="a table, [pretrain]")
+    finetuning: FinetuningCohort = Field(description="a table, [finetuning]")
+    network: list[Network] = Field(description="tables, [[network]] each")
+    crossvalidation: CrossValidation = Field(CrossValidation(), description="a table, [crossvalidation]")
+    baselines: list[Annotated[str, AfterValidator(_known_baseline)]] = Field(
+        list(BASELINES), description=f"a list of some of {', '.join(BASELINES)}"
+    )
+    seed: WholeNumberOr0 = 2020
+    horizons_days: list[PositiveNumber] = Field(
+        [EIGHTEEN_MONTHS_DAYS], min_length=1, description="a list of numbers of days above 0"
+    )
+    bootstrap: WholeNumberOr0 = 1000
+
+
+class Study(StudyFile):
+    """A configuration, checked. path: the file, text: as it stands; folder: where the data lie (--data, or beside the
+    file)."""
 
     path: Path
     folder: Path
     text: str
-    title: str
-    card: str
-    data: Data
-    pretrain: Cohort
-    second: Cohort
-    networks: list[Network]
-    crossvalidation: CrossValidation = CrossValidation()
-    baselines: list = field(default_factory=lambda: ["radiomics", "outputs", "volume", "clinical"])
-    seed: int = 2020
-    horizons_days: list = field(default_factory=lambda: [EIGHTEEN_MONTHS_DAYS])
-    bootstrap: int = 1000
+
+    @property
+    def networks(self) -> list[Network]:
+        return self.network
+
+    @property
+    def card_path(self) -> Path:
+        return self.path.parent / self.card
 
     @property
     def manifest(self) -> Path:
@@ -113,46 +192,27 @@ class Study:
 
 
 def read_study(path, data_folder=None) -> Study:
-    """Read a configuration. Raises UsageError for a missing file, bad TOML, or a key that is missing or unknown."""
-    path = existing(path, "configuration")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"The configuration '{path}' cannot be read ({error}); mend the file.") from error
-    content["networks"] = content.pop("network", [])
-    for name, kind in (("data", Data), ("pretrain", Cohort), ("second", Cohort), ("crossvalidation", CrossValidation)):
-        if name in content:
-            content[name] = _fill(kind, content[name], f"[{name}]", path)
-    content["networks"] = [_fill(Network, one, "[[network]]", path) for one in content["networks"]]
-    folder = Path(data_folder) if data_folder is not None else path.parent
-    study = _fill(Study, {**content, "path": path, "folder": folder, "text": text}, "the file", path)
-    _check(study, path)
-    return study
+    """Read a configuration.
 
+    Parameters
+    ----------
+    path : str or Path
+        The TOML file.
+    data_folder : str or Path, optional
+        Where the manifest lies; default: beside the file.
 
-def _fill(kind, values, where: str, path: Path):
-    if not isinstance(values, dict):
-        raise UsageError(f"In the configuration '{path}', {where} must be a table.")
-    known = {f.name: f for f in fields(kind)}
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise UsageError(f"The configuration '{path}' has an unknown key '{unknown[0]}' in {where}; known are: "
-                         f"{', '.join(n for n in known if n not in ('path', 'folder', 'text'))}.")  # fmt: skip
-    try:
-        return kind(**values)
-    except TypeError as error:
-        missing = str(error).rsplit(":", 1)[-1].strip()
-        raise UsageError(f"The configuration '{path}' lacks {missing} in {where}.") from error
-
-
-def _check(study: Study, path: Path) -> None:
-    ids = [network.id for network in study.networks]
+    Raises
+    ------
+    UsageError
+        For a missing file, bad TOML, and a key that is missing, unknown or of another kind than it must be.
+    """
+    path, text, content = read_toml(path, "configuration")
+    if "second" in content:
+        raise UsageError(f"The configuration '{path}' has a table [second], which is called [finetuning] now; rename "
+                         "it.")  # fmt: skip
+    found = checked(StudyFile, content, f"configuration '{path}'")
+    ids = [network.id for network in found.network]
     if not ids or len(set(ids)) < len(ids):
         raise UsageError(f"The configuration '{path}' needs at least one [[network]], each with an id of its own.")
-    unknown = [name for name in study.baselines if name not in BASELINES]
-    if unknown:
-        raise UsageError(f"The configuration '{path}' names the baseline '{unknown[0]}'; there are: "
-                         f"{', '.join(BASELINES)}.")  # fmt: skip
-    if study.second.finetune_patients is None:
-        raise UsageError(f"The configuration '{path}' lacks 'finetune_patients' in [second].")
+    folder = path.parent if data_folder is None else Path(data_folder)
+    return Study(**dict(found), path=path, folder=folder, text=text)

@@ -1,11 +1,12 @@
 """The paper's whole study from one configuration: slices, training, comparisons, metrics, bundles, report.
 
-Every stage keeps its result in the work folder and is not done again if it is there, so a study that was stopped goes
-on. What is chosen (epochs, settings, the preferred network) is chosen on the training patients; the test patients are
-looked at in one stage, ``_test``, after everything else is fixed.
+Every stage keeps its result in the work folder and is not done again if it is there, so a study that was stopped
+continues. What is chosen (epochs, settings, the preferred network) is chosen on the training patients; the test
+patients are used in one stage, ``_test``, after everything else is fixed.
 
-    WORK/stores/pretrain, stores/second    the cohorts' slices
-    WORK/split.csv                         who of the second cohort is fine-tuned on, who is tested
+    WORK/stores/pretrain, stores/finetuning
+                                           the cohorts' slices
+    WORK/split.csv                         who of the fine-tuning cohort is fine-tuned on, who is tested
     WORK/runs/<network>/pretrain, finetune
     WORK/crossvalidation/                  choosing, on training patients alone
     WORK/baselines/                        LASSO-Cox models, volume, clinical
@@ -17,13 +18,12 @@ looked at in one stage, ``_test``, after everything else is fixed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 
 from ..cohort import prepare
@@ -31,12 +31,13 @@ from ..cohort.clinical import read_clinical
 from ..cohort.splits import split_patients
 from ..cohort.store import STORE_FILE, Store, open_store
 from ..evaluation import baselines, crossvalidation, metrics
-from ..models import export
+from ..models.bundle import export_bundle
+from ..models.card import Card, read_card
 from ..training import train as training
 from ..training.runs import Run, patient_survival, risk_at, risk_column
-from .config import Network, Study
+from .config import Departures, Network, Study
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 FINETUNE, TEST = "finetune", "test"
 SPLIT_COLUMNS = ("patient_id", "part", "usable")
 METRIC_COLUMNS = ("model", "metric", "horizon_days", "value", "ci_low", "ci_high")
@@ -44,30 +45,30 @@ DIFFERENCE_COLUMNS = ("model", "against", "metric", "horizon_days", "value", "ci
 
 
 @dataclass(frozen=True)
-class Workplace:
+class StudyWorkspace:
     """A study and where its results lie."""
 
     study: Study
     folder: Path
     jobs: int
-    tell: Tell
+    log: Log
 
     @cached_property
     def pretrain_store(self) -> Store:
         return open_store(self.folder / "stores" / "pretrain")
 
     @cached_property
-    def second_store(self) -> Store:
-        return open_store(self.folder / "stores" / "second")
+    def finetuning_store(self) -> Store:
+        return open_store(self.folder / "stores" / "finetuning")
 
     @cached_property
     def split(self) -> pd.DataFrame:
         return pd.read_csv(self.folder / "split.csv", dtype={"patient_id": str})
 
-    def second_part(self, part: str) -> Store:
-        """The usable patients of one part of the second cohort."""
+    def finetuning_part(self, part: str) -> Store:
+        """The usable patients of one part of the fine-tuning cohort."""
         chosen = self.split[(self.split["part"] == part) & (self.split["usable"] == 1)]
-        return self.second_store.part(chosen["patient_id"])
+        return self.finetuning_store.part(chosen["patient_id"])
 
     @property
     def horizon(self) -> float:
@@ -87,7 +88,7 @@ class Outcome:
     -> a row per test patient. preferred: the network that cross-validation chose.
     """
 
-    workplace: Workplace
+    workspace: StudyWorkspace
     runs: dict[str, tuple[Run, Run]]
     crossvalidation: pd.DataFrame
     finetune_crossvalidation: pd.DataFrame
@@ -98,20 +99,20 @@ class Outcome:
     baselines: Path
 
 
-def reproduce(study: Study, folder, jobs: int = 1, tell: Tell = print) -> Outcome:
-    """Work a study through, or go on with it; raises UsageError and CNNSurvivalError with one sentence."""
-    place = Workplace(study, ensure_output_folder(folder), jobs, tell)
-    _check(place)
-    _prepare(place)
-    _split(place)
-    runs = {network.id: _train(place, network) for network in study.networks}
-    chosen = _crossvalidate(place)
-    chosen_after = _crossvalidate_finetuning(place, runs)
-    preferred = _preferred(place, chosen, chosen_after)
-    fitted = _baselines(place, runs)
-    predictions = _predictions(place, runs, fitted)
-    scores, differences = _test(place, predictions)
-    outcome = Outcome(place, runs, chosen, chosen_after, preferred, predictions, scores, differences, fitted)
+def reproduce(study: Study, folder, jobs: int = 1, log: Log = print) -> Outcome:
+    """Work a study through, or continue it; raises UsageError and CNNSurvivalError with one sentence."""
+    workspace = StudyWorkspace(study, ensure_output_folder(folder), jobs, log)
+    _check(workspace)
+    _prepare(workspace)
+    _split(workspace)
+    runs = {network.id: _train(workspace, network) for network in study.networks}
+    chosen = _crossvalidate(workspace)
+    chosen_after = _crossvalidate_finetuning(workspace, runs)
+    preferred = _preferred(workspace, chosen, chosen_after)
+    fitted = _baselines(workspace, runs)
+    predictions = _predictions(workspace, runs, fitted)
+    scores, differences = _test(workspace, predictions)
+    outcome = Outcome(workspace, runs, chosen, chosen_after, preferred, predictions, scores, differences, fitted)
     _export(outcome)
     return outcome
 
@@ -119,108 +120,95 @@ def reproduce(study: Study, folder, jobs: int = 1, tell: Tell = print) -> Outcom
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
 
-def _check(place: Workplace) -> None:
+def _check(workspace: StudyWorkspace) -> None:
     """What would otherwise be found wrong hours later."""
-    for network in place.study.networks:
-        for paper, departures in ((training.PAPER, network.pretrain), (training.FINETUNE, network.finetune)):
-            _settings(place, paper, departures)
-    _ = place.study.manifest, place.study.clinical
-    export.read_card(place.study.path.parent / place.study.card)
+    _ = workspace.study.manifest, workspace.study.clinical
+    read_card(workspace.study.card_path)
 
 
-def _prepare(place: Workplace) -> None:
+def _prepare(workspace: StudyWorkspace) -> None:
     """Cut the slices of both cohorts."""
-    study = place.study
-    for name, cohort in (("pretrain", study.pretrain), ("second", study.second)):
-        store = place.folder / "stores" / name
+    study = workspace.study
+    for name, cohort in (("pretrain", study.pretrain), ("finetuning", study.finetuning)):
+        store = workspace.folder / "stores" / name
         if (store / STORE_FILE).is_file():
             continue
-        place.tell(f"Preparing {cohort.label}")
+        workspace.log(f"Preparing {cohort.label}")
         prepare.prepare(
             study.manifest, store, study.data.preprocessing, clinical=study.clinical, where=cohort.where,
-            jobs=place.jobs, tell=place.tell,
+            jobs=workspace.jobs, tell=workspace.log,
         )  # fmt: skip
 
 
-def _split(place: Workplace) -> None:
-    """Split the whole second cohort, with those who turn out to have no usable slice, as the paper's numbers are."""
-    path = place.folder / "split.csv"
+def _split(workspace: StudyWorkspace) -> None:
+    """Split the whole fine-tuning cohort, those without a usable slice included, as the paper counts its patients."""
+    path = workspace.folder / "split.csv"
     if path.is_file():
         return
-    study, usable = place.study, set(place.second_store.patient_ids)
-    table = second_cohort_table(study)
-    first, rest = split_patients(table.index, table["event"], study.second.finetune_patients, study.seed)
+    study, usable = workspace.study, set(workspace.finetuning_store.patient_ids)
+    table = finetuning_table(study)
+    first, rest = split_patients(table.index, table["event"], study.finetuning.finetune_patients, study.seed)
     rows = [(p, part, int(p in usable)) for part, ids in ((FINETUNE, first), (TEST, rest)) for p in ids]
     write_csv(path, SPLIT_COLUMNS, rows)
 
 
-def second_cohort_table(study: Study) -> pd.DataFrame:
-    """The clinical table of the second cohort: time_days and event by patient_id, in the table's order."""
+def finetuning_table(study: Study) -> pd.DataFrame:
+    """The clinical table of the fine-tuning cohort: time_days and event by patient_id, in the table's order."""
     table = read_clinical(study.clinical or study.manifest)
-    for column, value in study.second.where.items():
+    for column, value in study.finetuning.where.items():
         table = table[table[column].astype(str) == str(value)]
     return table
 
 
-def _train(place: Workplace, network: Network) -> tuple[Run, Run]:
-    folder = place.folder / "runs" / network.id
-    place.tell(f"Training '{network.id}'")
-    settings = _settings(place, training.PAPER, network.pretrain)
-    pretrained = training.pretrain(place.pretrain_store, folder / "pretrain", settings, tell=place.tell)
-    tuned = training.finetune(
-        pretrained, place.second_part(FINETUNE), folder / "finetune", _finetune_settings(place, network), place.tell
-    )
-    return pretrained, tuned
+def _train(workspace: StudyWorkspace, network: Network) -> tuple[Run, Run]:
+    folder = workspace.folder / "runs" / network.id
+    workspace.log(f"Training '{network.id}'")
+    settings = _settings(workspace, training.PAPER, network.pretrain)
+    pretrained = training.pretrain(workspace.pretrain_store, folder / "pretrain", settings, tell=workspace.log)
+    settings = _settings(workspace, training.FINETUNE, network.finetune)
+    store = workspace.finetuning_part(FINETUNE)
+    return pretrained, training.finetune(pretrained, store, folder / "finetune", settings, tell=workspace.log)
 
 
-def _finetune_settings(place: Workplace, network: Network) -> training.Settings:
-    return _settings(place, training.FINETUNE, network.finetune)
+def _settings(workspace: StudyWorkspace, paper: training.Settings, *departures: Departures) -> training.Settings:
+    """The paper's settings with the study's seed and what departs from them, the last word counting."""
+    given = {name: value for each in departures for name, value in each.given.items()}
+    return replace(paper, **{"seed": workspace.study.seed, **given})
 
 
-def _settings(place: Workplace, paper: training.Settings, departures: dict) -> training.Settings:
-    """The paper's settings with the study's seed and a network's departures. Raises UsageError for an unknown one."""
-    known = [f.name for f in fields(training.Settings)]
-    unknown = [name for name in departures if name not in known]
-    if unknown:
-        raise UsageError(f"'{unknown[0]}' is not a setting of training; known are: {', '.join(known)}.")
-    values = {name: None if value == "all" else value for name, value in departures.items()}
-    return replace(paper, **{"seed": place.study.seed, **values})
-
-
-def _crossvalidate(place: Workplace) -> pd.DataFrame:
+def _crossvalidate(workspace: StudyWorkspace) -> pd.DataFrame:
     """Pretraining settings on the pretraining cohort: columns network, epoch, metric, horizon_days, value, ..."""
     tables = []
-    plan = place.study.crossvalidation
-    for network in place.study.networks:
-        if network.crossvalidate is False:
+    plan = workspace.study.crossvalidation
+    for network in workspace.study.networks:
+        if network.crossvalidate is None:
             continue
-        more = network.crossvalidate if isinstance(network.crossvalidate, dict) else {}
-        settings = _settings(place, training.PAPER, {**network.pretrain, **more})
-        place.tell(f"Cross-validating '{network.id}'")
+        settings = _settings(workspace, training.PAPER, network.pretrain, network.crossvalidate)
+        workspace.log(f"Cross-validating '{network.id}'")
         table = crossvalidation.crossvalidate(
-            place.pretrain_store, place.folder / "crossvalidation" / network.id, settings, plan.folds, plan.at_epochs,
-            place.max_slices, place.horizon, place.study.bootstrap, place.tell,
+            workspace.pretrain_store, workspace.folder / "crossvalidation" / network.id, settings, plan.folds,
+            plan.at_epochs, workspace.max_slices, workspace.horizon, workspace.study.bootstrap, workspace.log,
         )  # fmt: skip
         tables.append(table.assign(network=network.id))
     columns = ["network", *crossvalidation.METRIC_COLUMNS]
     return pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def _crossvalidate_finetuning(place: Workplace, runs) -> pd.DataFrame:
+def _crossvalidate_finetuning(workspace: StudyWorkspace, runs) -> pd.DataFrame:
     """Fine-tuning on the patients to fine-tune on: columns network, fine_tuned, metric, horizon_days, value, ..."""
-    path = place.folder / "crossvalidation" / "finetuning.csv"
+    path = workspace.folder / "crossvalidation" / "finetuning.csv"
     columns = ("network", "fine_tuned", "metric", "horizon_days", "value", "ci_low", "ci_high")
     if path.is_file():
         return pd.read_csv(path)
-    store, rows = place.second_part(FINETUNE), []
-    for network in place.study.networks:
-        place.tell(f"Cross-validating the fine-tuning of '{network.id}'")
+    store, rows = workspace.finetuning_part(FINETUNE), []
+    for network in workspace.study.networks:
+        workspace.log(f"Cross-validating the fine-tuning of '{network.id}'")
         risks = crossvalidation.crossvalidate_finetuning(
-            runs[network.id][0], store, _finetune_settings(place, network), place.study.crossvalidation.finetune_folds,
-            place.max_slices, place.horizon,
+            runs[network.id][0], store, _settings(workspace, training.FINETUNE, network.finetune),
+            workspace.study.crossvalidation.finetune_folds, workspace.max_slices, workspace.horizon,
         )  # fmt: skip
         for name, fine_tuned in (("before", "no"), ("after", "yes")):
-            for row in _score(place, store.time, store.event, {place.horizon: risks[name].to_numpy()}):
+            for row in _score(workspace, store.time, store.event, {workspace.horizon: risks[name].to_numpy()}):
                 rows.append({"network": network.id, "fine_tuned": fine_tuned, **row})
     table = pd.DataFrame(rows, columns=columns)
     ensure_output_folder(path.parent)
@@ -228,45 +216,46 @@ def _crossvalidate_finetuning(place: Workplace, runs) -> pd.DataFrame:
     return table
 
 
-def _preferred(place: Workplace, chosen: pd.DataFrame, chosen_after: pd.DataFrame) -> str:
+def _preferred(workspace: StudyWorkspace, chosen: pd.DataFrame, chosen_after: pd.DataFrame) -> str:
     """The network with the highest cross-validated concordance: of pretraining, where all networks have it, else of
     fine-tuning."""
-    names = [network.id for network in place.study.networks]
+    names = [network.id for network in workspace.study.networks]
     last = chosen.sort_values("epoch").groupby(["network", "metric"], sort=False).tail(1)
     table = last if set(names) <= set(last["network"]) else chosen_after[chosen_after["fine_tuned"] == "yes"]
     found = table[table["metric"] == "concordance"].set_index("network")["value"]
     preferred = max(names, key=lambda name: found[name])
-    write_json(place.folder / "crossvalidation" / "preferred.json", {"network": preferred})
+    write_json(workspace.folder / "crossvalidation" / "preferred.json", {"network": preferred})
     return preferred
 
 
-def _baselines(place: Workplace, runs) -> Path:
+def _baselines(workspace: StudyWorkspace, runs) -> Path:
     """Fit the comparisons on the patients to fine-tune on, as the paper did, and predict the test patients."""
-    folder = place.folder / "baselines"
-    paper = runs[place.study.networks[0].id][1]
-    place.tell("Fitting the comparisons")
+    folder = workspace.folder / "baselines"
+    paper = runs[workspace.study.networks[0].id][1]
+    workspace.log("Fitting the comparisons")
+    study = workspace.study
     baselines.run(
-        place.second_part(FINETUNE), place.second_part(TEST), folder, network=paper, models=place.study.baselines,
-        horizons=place.study.horizons_days, seed=place.study.seed, jobs=place.jobs, max_slices=place.max_slices,
-        tell=place.tell,
+        workspace.finetuning_part(FINETUNE), workspace.finetuning_part(TEST), folder, network=paper,
+        models=study.baselines, horizons=study.horizons_days, seed=study.seed, jobs=workspace.jobs,
+        max_slices=workspace.max_slices, tell=workspace.log,
     )  # fmt: skip
     return folder
 
 
-def _predictions(place: Workplace, runs, fitted: Path) -> dict[str, pd.DataFrame]:
+def _predictions(workspace: StudyWorkspace, runs, fitted: Path) -> dict[str, pd.DataFrame]:
     """Every model's risks for the test patients, by model name; written to WORK/test."""
-    store = place.second_part(TEST)
+    store = workspace.finetuning_part(TEST)
     found = {}
     for name, (pretrained, tuned) in runs.items():
-        found[name] = network_predictions(tuned, store, place.study.horizons_days, place.max_slices)
+        found[name] = network_predictions(tuned, store, workspace.study.horizons_days, workspace.max_slices)
         found[f"{name}-pretrained"] = network_predictions(
-            pretrained, store, place.study.horizons_days, place.max_slices
+            pretrained, store, workspace.study.horizons_days, workspace.max_slices
         )
-    for name in place.study.baselines:
+    for name in workspace.study.baselines:
         path = fitted / f"predictions_{name}.csv"
         if path.is_file():
             found[name] = pd.read_csv(path, dtype={"patient_id": str})
-    folder = ensure_output_folder(place.folder / TEST)
+    folder = ensure_output_folder(workspace.folder / TEST)
     for name, table in found.items():
         write_csv(folder / f"predictions_{name}.csv", tuple(table), table.itertuples(index=False))
     return found
@@ -280,40 +269,40 @@ def network_predictions(run: Run, store: Store, horizons, max_slices: int) -> pd
     return pd.DataFrame({**table, **risks})
 
 
-def _test(place: Workplace, predictions: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The one look at the test patients: metrics of every model, and how each differs from tumour volume."""
-    place.tell("Scoring the test patients")
+def _test(workspace: StudyWorkspace, predictions: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The only stage that uses the test patients: metrics of every model, and how each differs from tumour volume."""
+    workspace.log("Scoring the test patients")
     rows, differences = [], []
     for name, table in predictions.items():
-        time, event, risks = _arrays(place, table)
-        rows += [{"model": name, **row} for row in _score(place, time, event, risks)]
+        time, event, risks = _arrays(workspace, table)
+        rows += [{"model": name, **row} for row in _score(workspace, time, event, risks)]
         if name != "volume" and "volume" in predictions:
-            differences += _differences(place, name, table, predictions["volume"])
+            differences += _differences(workspace, name, table, predictions["volume"])
     scores = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     against = pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
-    write_csv(place.folder / TEST / "metrics.csv", METRIC_COLUMNS, scores.itertuples(index=False))
-    write_csv(place.folder / TEST / "differences.csv", DIFFERENCE_COLUMNS, against.itertuples(index=False))
+    write_csv(workspace.folder / TEST / "metrics.csv", METRIC_COLUMNS, scores.itertuples(index=False))
+    write_csv(workspace.folder / TEST / "differences.csv", DIFFERENCE_COLUMNS, against.itertuples(index=False))
     return scores, against
 
 
-def _arrays(place: Workplace, table: pd.DataFrame):
-    risks = {float(days): table[risk_column(days)].to_numpy() for days in place.study.horizons_days}
+def _arrays(workspace: StudyWorkspace, table: pd.DataFrame):
+    risks = {float(days): table[risk_column(days)].to_numpy() for days in workspace.study.horizons_days}
     return table["time_days"].to_numpy(float), table["event"].to_numpy() == 1, risks
 
 
-def _score(place: Workplace, time, event, risks) -> list[dict]:
-    with metrics.warnings_told(place.tell):
-        return metrics.score_predictions(time, event, risks, place.study.bootstrap, place.study.seed)
+def _score(workspace: StudyWorkspace, time, event, risks) -> list[dict]:
+    with metrics.warnings_told(workspace.log):
+        return metrics.score_predictions(time, event, risks, workspace.study.bootstrap, workspace.study.seed)
 
 
-def _differences(place: Workplace, name: str, one: pd.DataFrame, volume: pd.DataFrame) -> list[dict]:
+def _differences(workspace: StudyWorkspace, name: str, one: pd.DataFrame, volume: pd.DataFrame) -> list[dict]:
     """Paired, so on the patients that both models predict."""
     both = one.merge(volume, on=("patient_id", "time_days", "event"), suffixes=("", "_volume"))
-    risk = risk_column(place.horizon)
-    time, event = both["time_days"].to_numpy(float), both["event"].to_numpy() == 1
+    risk = risk_column(workspace.horizon)
+    time, event, study = both["time_days"].to_numpy(float), both["event"].to_numpy() == 1, workspace.study
     risks = both[risk].to_numpy(), both[f"{risk}_volume"].to_numpy()
-    with metrics.warnings_told(place.tell):
-        found = metrics.difference(time, event, *risks, place.horizon, place.study.bootstrap, place.study.seed)
+    with metrics.warnings_told(workspace.log):
+        found = metrics.difference(time, event, *risks, workspace.horizon, study.bootstrap, study.seed)
     return [{"model": name, "against": "volume", **row} for row in found]
 
 
@@ -322,25 +311,25 @@ def _differences(place: Workplace, name: str, one: pd.DataFrame, volume: pd.Data
 
 def _export(outcome: Outcome) -> None:
     """A bundle of every network; of its pretrained state, too, where the configuration says so."""
-    place = outcome.workplace
-    card = export.read_card(place.study.path.parent / place.study.card)
-    test = place.second_part(TEST)
-    for network in place.study.networks:
+    workspace = outcome.workspace
+    card = read_card(workspace.study.card_path)
+    test = workspace.finetuning_part(TEST)
+    for network in workspace.study.networks:
         pretrained, tuned = outcome.runs[network.id]
-        _export_one(outcome, network.id, network, tuned, place.second_part(FINETUNE), network.id, card, test)
+        _export_one(outcome, network.id, network, tuned, workspace.finetuning_part(FINETUNE), network.id, card, test)
         if network.pretrained_only:
             name = f"{network.id}-pretrained"
-            _export_one(outcome, name, network, pretrained, place.pretrain_store, name, card, test)
+            _export_one(outcome, name, network, pretrained, workspace.pretrain_store, name, card, test)
 
 
-def _export_one(outcome: Outcome, name: str, network: Network, run, reference, model: str, card, test) -> None:
-    place = outcome.workplace
+def _export_one(outcome: Outcome, name: str, network: Network, run, reference, model: str, card: Card, test) -> None:
+    workspace = outcome.workspace
     scores = outcome.metrics[outcome.metrics["model"] == model]
-    time, event, risks = _arrays(place, outcome.predictions[model])
+    time, event, risks = _arrays(workspace, outcome.predictions[model])
     title = network.title if model == network.id else f"{network.title}, before fine-tuning"
-    export.export_bundle(
+    export_bundle(
         run, reference, scores.drop(columns="model").to_dict("records"), card, name, title, network.version,
-        place.folder / "models" / name, test_store=test, training_stores=[place.pretrain_store],
-        calibration=metrics.calibration(time, event, risks[place.horizon], place.horizon),
-        max_slices=place.max_slices,
+        workspace.folder / "models" / name, test_store=test, training_stores=[workspace.pretrain_store],
+        calibration=metrics.calibration(time, event, risks[workspace.horizon], workspace.horizon),
+        max_slices=workspace.max_slices,
     )  # fmt: skip

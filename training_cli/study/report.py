@@ -19,7 +19,7 @@ from ..evaluation import metrics
 from ..figures import study as report_figures
 from ..training.runs import patient_survival, risk_column
 from .html import Figure, Report, Section, Table, write_report
-from .pipeline import FINETUNE, TEST, Outcome, Workplace, network_predictions
+from .pipeline import FINETUNE, TEST, Outcome, StudyWorkspace, network_predictions
 
 # Zhang et al. 2020, Table 1 and text: concordance and IPA at 18 months on 30 patients with PDAC
 PAPER = {"radiomics": (0.491, -0.0380), "outputs": (0.603, 0.0440), "network": (0.651, 0.1181)}
@@ -37,7 +37,7 @@ def write(outcome: Outcome, folder) -> Path:
     """Write the report of a study; returns the path of report.html."""
     folder = ensure_output_folder(folder)
     figures = ensure_output_folder(folder / "figures")
-    study = outcome.workplace.study
+    study = outcome.workspace.study
     content = Report(
         study=study.title,
         summary=_summary(outcome),
@@ -60,11 +60,11 @@ def write(outcome: Outcome, folder) -> Path:
 
 
 def _summary(outcome: Outcome) -> list[str]:
-    place, test = outcome.workplace, outcome.workplace.second_part(TEST)
+    place, test = outcome.workspace, outcome.workspace.finetuning_part(TEST)
     sentences = [
         f"Trained on {place.study.pretrain.label} ({len(place.pretrain_store.patients)} patients), fine-tuned on "
-        f"{len(place.second_part(FINETUNE).patients)} and tested on {len(test.patients)} patients of "
-        f"{place.study.second.label}, {int(test.event.sum())} of whom died.",
+        f"{len(place.finetuning_part(FINETUNE).patients)} and tested on {len(test.patients)} patients of "
+        f"{place.study.finetuning.label}, {int(test.event.sum())} of whom died.",
     ]
     for network in place.study.networks:
         sentences.append(f"{network.title}: {_in_words(outcome, network.id)}.")
@@ -77,8 +77,8 @@ def _summary(outcome: Outcome) -> list[str]:
 
 
 def _comparison(outcome: Outcome, figures: Path) -> Section:
-    place = outcome.workplace
-    test = place.second_part(TEST)
+    place = outcome.workspace
+    test = place.finetuning_part(TEST)
     rows = [_comparison_row(outcome, name) for name in _models(outcome)]
     header = ["Model", "Concordance", "95 % low", "95 % high", "IPA", "95 % low", "95 % high", "Concordance (paper)",
               "IPA (paper)"]  # fmt: skip
@@ -98,31 +98,31 @@ def _comparison(outcome: Outcome, figures: Path) -> Section:
 
 
 def _cohorts(outcome: Outcome) -> Section:
-    place = outcome.workplace
+    place = outcome.workspace
     header = ["Cohort", "Patients", "With a usable slice", "Deaths among these", "Slices", "Usable slices", "Kept",
               "Patients of the kept"]  # fmt: skip
     rows = [["The paper's cohort 1", PAPER_COUNTS["patients"], None, None, PAPER_COUNTS["slices"], None,
              PAPER_COUNTS["kept"], None]]  # fmt: skip
     trained = outcome.runs[place.study.networks[0].id][0].info["cohort"]
     for label, store, kept in ((place.study.pretrain.label, place.pretrain_store, trained),
-                               (place.study.second.label, place.second_store, None)):  # fmt: skip
+                               (place.study.finetuning.label, place.finetuning_store, None)):  # fmt: skip
         counts = store.info["counts"]
         rows.append([label, counts["patients"], len(store.patients), int(store.event.sum()), counts["slices"],
                      len(store.slices), kept and kept["slices_kept"], kept and kept["patients_kept"]])  # fmt: skip
     split = place.split.groupby("part")["usable"].agg(["size", "sum"])
     parts = []
     for part, label in ((FINETUNE, "to fine-tune on"), (TEST, "to test")):
-        store = place.second_part(part)
+        store = place.finetuning_part(part)
         parts.append([label, int(split.loc[part, "size"]), int(split.loc[part, "sum"]), int(store.event.sum())])
     reasons = [
         [label, reason, count]
         for label, store in ((place.study.pretrain.label, place.pretrain_store),
-                             (place.study.second.label, place.second_store))
+                             (place.study.finetuning.label, place.finetuning_store))
         for reason, count in _reasons(store).items()
     ]  # fmt: skip
     return Section("Patients and slices", [
         Table("Cohorts", header, rows, "Slices: after the slice step.", "cohorts"),
-        Table("The second cohort's two parts", ["Part", "Patients", "Usable", "Deaths among these"], parts,
+        Table("The fine-tuning cohort's two parts", ["Part", "Patients", "Usable", "Deaths among these"], parts,
               "Split once by patient, stratified by death, before anybody was excluded.", "split"),
         Table("Excluded patients", ["Cohort", "Reason", "Patients"], reasons, "", "excluded"),
     ])  # fmt: skip
@@ -131,7 +131,7 @@ def _cohorts(outcome: Outcome) -> Section:
 def _choosing(outcome: Outcome) -> Section:
     items: list = ["What follows was measured on training patients alone; nothing of the test patients was used."]
     if len(outcome.crossvalidation):
-        folds = outcome.workplace.study.crossvalidation.folds
+        folds = outcome.workspace.study.crossvalidation.folds
         items.append(_table(f"Pretraining, {folds}-fold cross-validation", outcome.crossvalidation,
                             "crossvalidation_pretraining"))  # fmt: skip
     items.append(_table("Fine-tuning, cross-validated on the patients to fine-tune on",
@@ -141,7 +141,7 @@ def _choosing(outcome: Outcome) -> Section:
 
 
 def _training(outcome: Outcome, figures: Path) -> Section:
-    networks = outcome.workplace.study.networks
+    networks = outcome.workspace.study.networks
     items: list = []
     for stage, title in enumerate(("Pretraining", "Fine-tuning")):
         losses = {network.title: outcome.runs[network.id][stage].info["losses"] for network in networks}
@@ -156,11 +156,11 @@ def _training(outcome: Outcome, figures: Path) -> Section:
 
 
 def _risk_groups(outcome: Outcome, figures: Path) -> Section:
-    place, items = outcome.workplace, []
+    place, items = outcome.workspace, []
     for network in place.study.networks:
         tuned = outcome.runs[network.id][1]
         column = risk_column(place.horizon)
-        own = network_predictions(tuned, place.second_part(FINETUNE), [place.horizon], place.max_slices)
+        own = network_predictions(tuned, place.finetuning_part(FINETUNE), [place.horizon], place.max_slices)
         table, cut = outcome.predictions[network.id], float(own[column].median())
         time, event, risk = table["time_days"].to_numpy(float), table["event"].to_numpy() == 1, table[column].to_numpy()
         path = report_figures.kaplan_meier_by_risk(time, event, risk, cut, figures / f"risk_groups_{network.id}.png")
@@ -176,14 +176,14 @@ def _risk_groups(outcome: Outcome, figures: Path) -> Section:
 
 def _examples(outcome: Outcome, figures: Path) -> Section:
     """The paper's Figures 2 to 5; they show single patients, so they stay with the data."""
-    place, items = outcome.workplace, []
+    place, items = outcome.workspace, []
     rows, labels = [], []
-    for label, store in ((place.study.pretrain.label, place.pretrain_store), (place.study.second.label,
-                         place.second_part(FINETUNE))):  # fmt: skip
+    for label, store in ((place.study.pretrain.label, place.pretrain_store), (place.study.finetuning.label,
+                         place.finetuning_part(FINETUNE))):  # fmt: skip
         best = store.best_rows(5)
         rows += list(best)
         labels += [f"{label}\n{store.slices.loc[row, 'area_px']} px" for row in best]
-    images = np.stack([*place.pretrain_store.images[rows[:5]], *place.second_store.images[rows[5:]]])
+    images = np.stack([*place.pretrain_store.images[rows[:5]], *place.finetuning_store.images[rows[5:]]])
     path = report_figures.example_inputs(images, labels, figures / "example_inputs.png")
     items.append(Figure("Examples of the input", path, "The best-ranked slices of each cohort (the paper's Figure 2)."))
     small = _too_small(place, figures)
@@ -212,7 +212,7 @@ def _selected(outcome: Outcome) -> Section:
 
 def _models(outcome: Outcome) -> list[str]:
     """The order of the paper's Table 1: models 1 and 2, the networks, then the simpler ones."""
-    ids = [network.id for network in outcome.workplace.study.networks]
+    ids = [network.id for network in outcome.workspace.study.networks]
     networks = [name for one in ids for name in (one, f"{one}-pretrained")]
     order = ["radiomics", "outputs", *networks, "volume", "clinical"]
     return [name for name in order if name in outcome.predictions]
@@ -221,21 +221,21 @@ def _models(outcome: Outcome) -> list[str]:
 def _title(outcome: Outcome, name: str) -> str:
     if name in TITLES:
         return TITLES[name]
-    network = next(n for n in outcome.workplace.study.networks if name in (n.id, f"{n.id}-pretrained"))
+    network = next(n for n in outcome.workspace.study.networks if name in (n.id, f"{n.id}-pretrained"))
     return f"Model 3: {network.title}" + ("" if name == network.id else ", before fine-tuning")
 
 
 def _triple(outcome: Outcome, model: str, metric: str) -> tuple:
     found = outcome.metrics[
         (outcome.metrics["model"] == model) & (outcome.metrics["metric"] == metric)
-        & (outcome.metrics["horizon_days"] == outcome.workplace.horizon)
+        & (outcome.metrics["horizon_days"] == outcome.workspace.horizon)
     ]  # fmt: skip
     values = found.iloc[0][["value", "ci_low", "ci_high"]]
     return tuple(None if pd.isna(value) else float(value) for value in values)
 
 
 def _comparison_row(outcome: Outcome, name: str) -> list:
-    first = outcome.workplace.study.networks[0].id
+    first = outcome.workspace.study.networks[0].id
     paper = PAPER.get("network" if name == first else name, (None, None))
     return [_title(outcome, name), *_triple(outcome, name, "concordance"), *_triple(outcome, name, "ipa"), *paper]
 
@@ -262,9 +262,10 @@ def _against_volume(outcome: Outcome, name: str, title: str) -> str:
 
 
 def _area_alone(outcome: Outcome) -> pd.DataFrame:
-    place, rows = outcome.workplace, []
+    place, rows = outcome.workspace, []
     for label, store in ((place.study.pretrain.label, place.pretrain_store),
-                         (f"{place.study.second.label}, to fine-tune on", place.second_part(FINETUNE))):  # fmt: skip
+                         (f"{place.study.finetuning.label}, to fine-tune on",
+                          place.finetuning_part(FINETUNE))):  # fmt: skip
         area = store.patients["largest_area_px"].to_numpy(float)
         rows.append((label, len(store.patients), metrics.concordance(store.time, store.event, area)))
     return pd.DataFrame(rows, columns=["Cohort", "Patients", "Concordance"])
@@ -285,7 +286,7 @@ def _table(title: str, table: pd.DataFrame, name: str) -> Table:
 # --- Single patients --------------------------------------------------------------------------------------------------
 
 
-def _too_small(place: Workplace, figures: Path) -> Path | None:
+def _too_small(place: StudyWorkspace, figures: Path) -> Path | None:
     """The largest plane of the first case that was left out for its size."""
     from ..cohort.prepare import read_cases
 
@@ -309,8 +310,8 @@ def _too_small(place: Workplace, figures: Path) -> Path | None:
 def _survival_pair(outcome: Outcome, figures: Path) -> Path | None:
     """Of the test patients who died within 18 months and of those known to have lived longer, each one nearest to the
     median risk of its group: typical ones, not the best."""
-    place, run = outcome.workplace, outcome.runs[outcome.preferred][1]
-    store, table = place.second_part(TEST), outcome.predictions[outcome.preferred]
+    place, run = outcome.workspace, outcome.runs[outcome.preferred][1]
+    store, table = place.finetuning_part(TEST), outcome.predictions[outcome.preferred]
     survival = patient_survival(run.weights, store, place.max_slices)
     time, event = table["time_days"].to_numpy(float), table["event"].to_numpy() == 1
     risk = table[risk_column(place.horizon)].to_numpy()
@@ -328,9 +329,9 @@ def _survival_pair(outcome: Outcome, figures: Path) -> Path | None:
 
 
 def _provenance(outcome: Outcome) -> list[tuple[str, str]]:
-    place = outcome.workplace
+    place = outcome.workspace
     pairs = [("Seed", str(place.study.seed))]
-    for name, store in (("pretraining", place.pretrain_store), ("second", place.second_store)):
+    for name, store in (("pretraining", place.pretrain_store), ("fine-tuning", place.finetuning_store)):
         pairs.append((f"Slices of the {name} cohort, SHA-256", store.sha256))
     run = outcome.runs[place.study.networks[0].id][0]
     pairs += [(name, str(version)) for name, version in run.info["versions"].items()]

@@ -1,9 +1,9 @@
-"""A trained network on disk, before it becomes a bundle, and what it says of a cohort.
+"""A trained network on disk, before it becomes a bundle, and its predictions for a cohort.
 
 A run is the folder that ``pretrain`` or ``finetune`` writes:
 
     model.npz    the weights, float32, under the names of ``CNNSurvivalLib.network.weight_shapes``
-    run.json     how they came about: kind, settings, edges, preprocessing, cohort, losses, versions, parent run
+    run.json     the training: kind, settings, edges, preprocessing, cohort, losses, versions, parent run
     losses.csv   epoch, mean_loss
 
 and, while it is not finished, ``checkpoint.npz`` instead of the first two.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from CNNSurvivalLib.bundle import INFO_FILE, Bundle, load_bundle
+from CNNSurvivalLib.bundle import INFO_FILE, Bundle, find_bundles, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, write_csv, write_json
@@ -38,11 +38,15 @@ def risk_column(days: float) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. info is run.json; weights maps names to float32 arrays."""
+    """A trained network: a finished run, or a bundle as if it were one.
+
+    info: run.json. weights: names -> float32 arrays. bundle: what the network was taken from, if it is a bundle.
+    """
 
     folder: Path
     info: dict
     weights: dict
+    bundle: Bundle | None = None
 
     @property
     def edges_days(self) -> np.ndarray:
@@ -50,22 +54,56 @@ class Run:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        values = dict(self.info["preprocessing"])
-        return Preprocessing(**{**values, "hu_window": tuple(values["hu_window"])})
+        return Preprocessing.from_dict(self.info["preprocessing"])
+
+    @property
+    def max_slices(self) -> int:
+        """How many of a patient's best slices make the patient's curve, unless the user says otherwise."""
+        return MAX_SLICES if self.bundle is None else self.bundle.max_slices
+
+
+def load_network(network) -> Run:
+    """Open a trained network, whatever the user has of it.
+
+    Parameters
+    ----------
+    network : str or Path
+        The folder of a finished run, the folder of a bundle, or the id of a bundle that ships with this software.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these.
+    CNNSurvivalError
+        For a damaged run or bundle.
+    """
+    folder = Path(network)
+    if not folder.is_dir():
+        return _run_of_bundle(_shipped_bundle(str(network)))
+    if (folder / INFO_FILE).is_file():
+        return _run_of_bundle(load_bundle(folder))
+    return load_run(folder)
+
+
+def _shipped_bundle(name: str) -> Bundle:
+    """The bundle of this id, with or without its version."""
+    found = [(folder.name, bundle) for folder, bundle, _ in find_bundles([shipped_models_folder()]) if bundle]
+    for folder, bundle in found:
+        if name in (folder, bundle.id):
+            return bundle
+    raise UsageError(
+        f"There is no trained network '{name}': it is neither a folder nor the id of a model that ships with this "
+        f"software ({', '.join(folder for folder, _ in found) or 'none'})."
+    )
 
 
 def load_run(folder) -> Run:
-    """Open a finished run, or a bundle as if it were one.
-
-    Raises UsageError for a folder that is neither, CNNSurvivalError for a damaged one.
-    """
+    """Open a finished run. Raises UsageError for a folder that is not one, CNNSurvivalError for a damaged one."""
     folder = Path(folder)
-    if (folder / INFO_FILE).is_file():
-        return _run_of_bundle(load_bundle(folder))
     if not (folder / RUN_FILE).is_file():
         unfinished = (folder / CHECKPOINT_FILE).is_file()
         raise UsageError(
-            f"The training in '{folder}' is not finished; give the same command again and it goes on."
+            f"The training in '{folder}' is not finished; give the same command again to continue it."
             if unfinished
             else f"'{folder}' holds no trained network (no {RUN_FILE}); make one with 'cnn-survival pretrain'."
         )
@@ -82,15 +120,15 @@ def load_run(folder) -> Run:
 
 
 def _run_of_bundle(bundle: Bundle) -> Run:
-    """A shipped network, to be trained on. Its patients are not in the bundle, their number is."""
+    """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids."""
     info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
     cut = {f.name: bundle.info["preprocessing"][f.name] for f in fields(Preprocessing)}
-    return Run(bundle.folder, {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut},
-               bundle.weights)  # fmt: skip
+    info = {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
+    return Run(bundle.folder, info, bundle.weights, bundle)
 
 
 def _with_store(training: dict, cohort: dict) -> dict:
-    """What bundle.json says of a training as run.json says it; bundles of others may say less."""
+    """A training of bundle.json in the form of run.json; bundles of other makers may leave fields out."""
     known = {"patients": cohort["patients"], "deaths": cohort["events"], "slices": cohort["slices"],
              "slices_kept": cohort["slices"], "patients_kept": cohort["patients"]}  # fmt: skip
     info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training}
@@ -110,7 +148,7 @@ def save_run(folder, info: dict, weights: dict) -> Run:
     return Run(folder, info, weights)
 
 
-# --- What a network says of a cohort ----------------------------------------------------------------------------------
+# --- Predictions for a cohort -----------------------------------------------------------------------------------------
 
 
 def patient_survival(weights: dict, store: Store, max_slices: int | None = MAX_SLICES) -> np.ndarray:
