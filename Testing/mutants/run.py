@@ -222,7 +222,8 @@ def start(target: Target, tree: ast.Module) -> int:
         import pytest
 
         with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-            quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+            quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
             options = ["-x", *quiet, f"--basetemp={folder}/tests"]
             status = int(pytest.main([*options, *target.tests]))
     except BaseException:
