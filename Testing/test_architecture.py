@@ -45,12 +45,24 @@ def modules(root):
     return {module_name(path, root): path for path in sorted(root.rglob("*.py"))}
 
 
+def executed(tree):
+    """The nodes of a file without what only type checkers read (``if TYPE_CHECKING:``)."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
 def imports(path, root, known, package):
     """(modules of the package, other top-level names) that a file imports, at its top and inside functions."""
     inside, outside = set(), set()
     here = module_name(path, root).split(".") if path.name == "__init__.py" else module_name(path, root).split(".")[:-1]
     here = [part for part in here if part]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in executed(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             outside |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -199,7 +199,7 @@ def test_self_test_covers_the_module():
 def listed(variable):
     text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8").replace("${MODULE_NAME}", "CNNSurvival")
     block = re.search(rf"set\({variable}\b(.*?)\n\s*\)", text, re.S).group(1)
-    return re.findall(r"[\w./-]+\.(?:py|png|ui|txt|json|npz|md)", block)
+    return re.findall(r"[\w./-]+\.(?:py|typed|png|ui|txt|json|npz|md)", block)
 
 
 def test_cmake_lists_every_script():
@@ -208,6 +208,7 @@ def test_cmake_lists_every_script():
 
 def test_cmake_lists_every_resource():
     resources = [p for p in (MODULE / "Resources").rglob("*") if p.is_file() and p.name[0] != "."]
+    resources.append(MODULE / "CNNSurvivalLib" / "py.typed")
     assert sorted(listed("MODULE_PYTHON_RESOURCES")) == sorted(p.relative_to(MODULE).as_posix() for p in resources)
 
 

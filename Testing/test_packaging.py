@@ -94,8 +94,8 @@ def test_the_wheel_holds_code_models_and_licence_and_nothing_else(wheel):
             for path in (REPOSITORY / source).rglob("*.py")
         }
         assert expected <= set(names)
-    assert {"training_cli/study/report_template.html", "training_cli/models/MODEL_CARD.md.j2"} <= set(names)
-    assert "training_cli/configs/nsclc.toml" in names
+    data = {"training_cli/study/report_template.html", "training_cli/configs/nsclc.toml", "CNNSurvivalLib/py.typed"}
+    assert {*data, "training_cli/models/MODEL_CARD.md.j2"} <= set(names)
     models = REPOSITORY / "CNNSurvival" / "Resources" / "Models"
     files = {path.relative_to(models).as_posix() for path in models.rglob("*") if path.is_file()}
     assert "default.txt" in files

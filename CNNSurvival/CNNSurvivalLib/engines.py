@@ -29,8 +29,23 @@ _COLUMNS = 80
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
     """The engine of that name with the bundle's weights.
 
-    device: for torch only, "cpu", "cuda" ...; None takes a GPU where there is one.
-    Raises CNNSurvivalError for an unknown name, or where torch or the device is missing.
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`: "numpy" or "torch".
+    bundle : Bundle
+        The model.
+    device : str, optional
+        For torch only: "cpu", "cuda", ...; the default is a GPU where there is one.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    CNNSurvivalError
+        For an unknown name, or where PyTorch or the device is missing.
     """
     if name == "numpy":
         return NumpyEngine(bundle.weights)
@@ -40,24 +55,54 @@ def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
 
 
 class Engine:
-    """What runs the network: ``name``, ``description`` (with the library's version) and ``hazards``."""
+    """What runs the network.
+
+    Attributes
+    ----------
+    name : str
+        As in `ENGINES`.
+    description : str
+        The name with the library's version and the device.
+    """
 
     name: str
     description: str
 
     def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
-        """uint8 [n, crop, crop] -> float64 [n, intervals].
+        """The hazards of slices.
 
-        progress(fraction) is called as slices are done and may raise Cancelled.
+        Parameters
+        ----------
+        images : numpy.ndarray
+            uint8 [n, crop, crop], as in ``RankedSlices.images``.
+        progress : callable, optional
+            ``progress(fraction)`` is called as slices are done. It may raise `Cancelled`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 [n, intervals], in [0, 1].
         """
         raise NotImplementedError
 
     def hazards_without(
         self, image: np.ndarray, patches: Sequence, progress: Optional[Callable[[float], None]] = None
     ) -> np.ndarray:
-        """float64 [1 + n, intervals]: of a slice, uint8 [crop, crop], as it is and with each of n patches set to 0.
+        """The hazards of one slice with parts of it hidden.
 
-        patches: (slice of rows, slice of columns) each.
+        Parameters
+        ----------
+        image : numpy.ndarray
+            uint8 [crop, crop].
+        patches : sequence of (slice, slice)
+            n patches, each as a slice of rows and a slice of columns.
+        progress : callable, optional
+            As in `hazards`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 [1 + n, intervals]: of the slice as it is, and with each of the patches set to 0.
         """
         hidden = np.repeat(image[np.newaxis], 1 + len(patches), axis=0)
         for occluded, patch in zip(hidden[1:], patches):
@@ -111,11 +156,33 @@ class NumpyEngine(Engine):
         return hazards_from_logits(self.logits(np.array(features)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, crop, crop] -> float32 [n, 32], the values before the last layer."""
+        """The values before the last layer.
+
+        Parameters
+        ----------
+        images : numpy.ndarray
+            uint8 [n, crop, crop].
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [n, 32].
+        """
         return np.array([self._features(image) for image in images], dtype=np.float32).reshape(len(images), -1)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """The last layer: float32 [n, 32] -> float32 [n, intervals]."""
+        """The last layer.
+
+        Parameters
+        ----------
+        features : numpy.ndarray
+            float32 [n, 32].
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [n, intervals].
+        """
         output, bias = self._dense[1]
         return features @ output.T + bias
 

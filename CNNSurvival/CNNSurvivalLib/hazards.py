@@ -17,17 +17,45 @@ EIGHTEEN_MONTHS_DAYS = 18 * MONTH_DAYS  # 547.875, where the paper tests
 
 
 def exponential_edges(n_intervals: int = 19, half_life_days: float = EIGHTEEN_MONTHS_DAYS) -> np.ndarray:
-    """Interval edges in days, shape [n_intervals + 1], for equal deaths per interval at constant hazard.
+    """Interval edges for equal deaths per interval at a constant hazard.
 
-    edge_k = -ln(1 - k / (n + 1)) * half_life / ln 2, the scheme of nnet-survival's example. With the default
+    ``edge_k = -ln(1 - k / (n + 1)) * half_life / ln 2``, the scheme of nnet-survival's example. With the default
     half-life edge 10 is 18 months and the last edge 2367.876 days.
+
+    Parameters
+    ----------
+    n_intervals : int, default 19
+        Number of intervals, n.
+    half_life_days : float, default 547.875
+        Days after which half of the patients have died at this hazard.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [n + 1], days, strictly increasing from 0.
     """
     k = np.arange(n_intervals + 1)
     return -np.log1p(-k / (n_intervals + 1)) * half_life_days / np.log(2.0) + 0.0  # + 0.0: no negative zero
 
 
 def check_edges(edges) -> np.ndarray:
-    """Return ``edges`` as float64 [m + 1]; raise ValueError unless they increase strictly from 0."""
+    """Check interval edges.
+
+    Parameters
+    ----------
+    edges : array-like [m + 1]
+        Days.
+
+    Returns
+    -------
+    numpy.ndarray
+        The edges as float64 [m + 1].
+
+    Raises
+    ------
+    ValueError
+        Unless the edges are two or more finite numbers that increase strictly from 0.
+    """
     edges = np.asarray(edges, dtype=np.float64)
     if edges.ndim != 1 or edges.size < 2 or not np.all(np.isfinite(edges)):
         raise ValueError("interval edges must be a list of at least two finite numbers of days")
@@ -37,12 +65,33 @@ def check_edges(edges) -> np.ndarray:
 
 
 def survival_targets(time_days, event, edges) -> tuple[np.ndarray, np.ndarray]:
-    """What each patient shows of each interval: (survived, died), two float64 arrays [n, m] of 0 and 1.
+    """What each patient shows of each interval.
 
-    A death in interval j survives every interval before j and dies in j. A censored patient survives each
-    interval whose midpoint lies at or before the censoring time. A death at or after the last edge counts as
-    surviving every interval (Gensheimer & Narasimhan 2019). Raises ValueError for negative or non-finite
-    times and for events other than 0 and 1.
+    A death in interval j survives every interval before j and dies in j. A censored patient survives each interval
+    whose midpoint lies at or before the censoring time. A death at or after the last edge counts as surviving every
+    interval (Gensheimer & Narasimhan 2019).
+
+    Parameters
+    ----------
+    time_days : array-like [n]
+        Days from the time origin to death or to the end of follow-up.
+    event : array-like [n]
+        1 or True for a death, 0 or False for a censored patient.
+    edges : array-like [m + 1]
+        Interval edges, days.
+
+    Returns
+    -------
+    survived : numpy.ndarray
+        float64 [n, m], 1 where the patient is known to have survived the interval, else 0.
+    died : numpy.ndarray
+        float64 [n, m], 1 where the patient died in the interval, else 0.
+
+    Raises
+    ------
+    ValueError
+        For edges that `check_edges` refuses, lists of different lengths, times that are negative or not finite, and
+        events other than 0 and 1.
     """
     edges = check_edges(edges)
     time = np.atleast_1d(np.asarray(time_days, dtype=np.float64))
@@ -61,25 +110,61 @@ def survival_targets(time_days, event, edges) -> tuple[np.ndarray, np.ndarray]:
 
 
 def negative_log_likelihood(logits, survived, died) -> np.ndarray:
-    """Eq. 1, one value per row, shape [n]: -sum_j [died_j ln h_j + survived_j ln(1 - h_j)], h = sigmoid(logits).
+    """The negative log-likelihood of each patient (Zhang et al. 2020, Eq. 1).
 
-    All arguments have shape [n, m]. Computed from logits with softplus, so no probability is clipped:
-    -ln h = softplus(-logit) and -ln(1 - h) = softplus(logit).
+    ``-sum_j [died_j ln h_j + survived_j ln(1 - h_j)]`` with ``h = sigmoid(logits)``. Computed from logits with
+    softplus, so no probability is clipped: ``-ln h = softplus(-logit)`` and ``-ln(1 - h) = softplus(logit)``.
+
+    Parameters
+    ----------
+    logits : array-like [n, m]
+        The network's outputs.
+    survived, died : array-like [n, m]
+        From `survival_targets`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [n], one value per patient.
     """
     logits = np.asarray(logits, dtype=np.float64)
     return np.sum(died * np.logaddexp(0, -logits) + survived * np.logaddexp(0, logits), axis=-1)
 
 
 def hazards_from_logits(logits) -> np.ndarray:
-    """sigmoid(logits), float64, same shape; without overflow for logits of any size."""
+    """The sigmoid of the network's outputs, without overflow for logits of any size.
+
+    Parameters
+    ----------
+    logits : array-like
+        Any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 hazards in [0, 1], same shape.
+    """
     logits = np.asarray(logits, dtype=np.float64)
     return np.exp(-np.logaddexp(0, -logits))
 
 
 def survival_function(hazards) -> np.ndarray:
-    """S at every edge, shape [..., m + 1], from hazards [..., m]; S at time 0 is exactly 1.
+    """Survival at every interval edge.
 
-    Raises ValueError for hazards outside [0, 1].
+    Parameters
+    ----------
+    hazards : array-like [..., m]
+        The probability of dying in each interval given survival to its start.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [..., m + 1], S at the edges; S at time 0 is exactly 1.
+
+    Raises
+    ------
+    ValueError
+        For hazards outside [0, 1], NaN included.
     """
     hazards = np.asarray(hazards, dtype=np.float64)
     if not np.all((hazards >= 0) & (hazards <= 1)):
@@ -89,10 +174,26 @@ def survival_function(hazards) -> np.ndarray:
 
 
 def survival_at(survival, edges, time_days) -> np.ndarray:
-    """S at any times, from S at the edges, linear within an interval.
+    """Survival at any times, linear within an interval.
 
-    survival [..., m + 1], edges [m + 1] in days, time_days a number or [t] -> [...] or [..., t].
-    Beyond the last edge the model says nothing, so the value is NaN. Raises ValueError for negative times.
+    Parameters
+    ----------
+    survival : array-like [..., m + 1]
+        S at the edges, from `survival_function`.
+    edges : array-like [m + 1]
+        Interval edges, days.
+    time_days : float or array-like [t]
+        Days.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [...] for one time, [..., t] for t times. NaN beyond the last edge, where the model says nothing.
+
+    Raises
+    ------
+    ValueError
+        For negative times and for edges that `check_edges` refuses.
     """
     survival, edges = np.asarray(survival, dtype=np.float64), check_edges(edges)
     time = np.asarray(time_days, dtype=np.float64)
@@ -106,7 +207,25 @@ def survival_at(survival, edges, time_days) -> np.ndarray:
 
 
 def median_survival(survival, edges) -> float | None:
-    """The first time in days at which S (shape [m + 1], linear within intervals) is 0.5; None if it never is."""
+    """The first time at which survival is 0.5.
+
+    Parameters
+    ----------
+    survival : array-like [m + 1]
+        S at the edges, linear within intervals.
+    edges : array-like [m + 1]
+        Interval edges, days.
+
+    Returns
+    -------
+    float or None
+        Days; None if S stays above 0.5.
+
+    Raises
+    ------
+    ValueError
+        For edges that `check_edges` refuses.
+    """
     survival, edges = np.asarray(survival, dtype=np.float64), check_edges(edges)
     below = np.flatnonzero(survival <= 0.5)
     if below.size == 0:
@@ -119,10 +238,26 @@ def median_survival(survival, edges) -> float | None:
 
 
 def restricted_mean_survival(survival, edges, horizon_days: float | None = None) -> float:
-    """Mean days lived up to the horizon: the integral of S (shape [m + 1]) from 0 to it.
+    """The mean time lived up to a horizon: the integral of S from 0 to it, exact for S linear within intervals.
 
-    Exact for S linear within intervals. The horizon is the last edge unless given; beyond the last edge it
-    raises ValueError.
+    Parameters
+    ----------
+    survival : array-like [m + 1]
+        S at the edges.
+    edges : array-like [m + 1]
+        Interval edges, days.
+    horizon_days : float, optional
+        Days; the last edge unless given.
+
+    Returns
+    -------
+    float
+        Days.
+
+    Raises
+    ------
+    ValueError
+        For a horizon below 0 or beyond the last edge, and for edges that `check_edges` refuses.
     """
     survival, edges = np.asarray(survival, dtype=np.float64), check_edges(edges)
     horizon = float(edges[-1] if horizon_days is None else horizon_days)
@@ -134,9 +269,23 @@ def restricted_mean_survival(survival, edges, horizon_days: float | None = None)
 
 
 def kaplan_meier(time_days, event) -> tuple[np.ndarray, np.ndarray]:
-    """Kaplan & Meier's product-limit estimate: (times of death in days, S just after each), sorted, float64.
+    """The Kaplan-Meier (product-limit) estimate.
 
-    At a tied time deaths come before censorings, as usual. S is 1 before the first time.
+    At a tied time deaths come before censorings, as usual.
+
+    Parameters
+    ----------
+    time_days : array-like [n]
+        Days to death or to the end of follow-up.
+    event : array-like [n]
+        1 or True for a death.
+
+    Returns
+    -------
+    times : numpy.ndarray
+        float64 [d], the distinct times of death, days, sorted.
+    survival : numpy.ndarray
+        float64 [d], S just after each. S is 1 before the first.
     """
     time, event = np.asarray(time_days, dtype=np.float64), np.asarray(event).astype(bool)
     deaths, count = np.unique(time[event], return_counts=True)
@@ -188,6 +337,15 @@ def step_survival_at(time_days, survival, at_days) -> np.ndarray:
 
 
 def months_text(days: float) -> str:
-    """547.875 -> "18 months"; 100 -> "3.3 months"."""
+    """Days as months for people: 547.875 gives "18 months", 100 gives "3.3 months".
+
+    Parameters
+    ----------
+    days : float
+
+    Returns
+    -------
+    str
+    """
     months = days / MONTH_DAYS
     return f"{round(months)} months" if abs(months - round(months)) < 0.005 else f"{months:.1f} months"

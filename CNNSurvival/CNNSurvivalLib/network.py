@@ -27,9 +27,17 @@ BATCH_NORM_EPSILON = 1e-5  # PyTorch's default; the NumPy engine must use the sa
 
 
 def weight_shapes(n_intervals: int = 19) -> dict:
-    """Name -> shape of each array of a model, in PyTorch's layout ([out, in, rows, columns]; [out, in]).
+    """The arrays of a model.
 
-    convN and normN with N = 1..6 in order of use; hidden; output.
+    Parameters
+    ----------
+    n_intervals : int, default 19
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Name to shape, in PyTorch's layout ([out, in, rows, columns]; [out, in]): ``convN`` and ``normN`` with N =
+        1..6 in order of use; ``hidden``; ``output``.
     """
     shapes = {}
     for layer in range(1, 7):
@@ -45,10 +53,23 @@ def weight_shapes(n_intervals: int = 19) -> dict:
 
 
 def build_network(n_intervals: int = 19):
-    """A torch.nn.Module: float [batch, 1, 140, 140], grey levels times GREY_SCALE -> logits [batch, n_intervals].
+    """The network, with random weights.
 
-    Its state dict has the names of ``weight_shapes`` (and batch norm's batch counters). Raises CNNSurvivalError
-    where torch is missing.
+    Parameters
+    ----------
+    n_intervals : int, default 19
+        Number of outputs.
+
+    Returns
+    -------
+    torch.nn.Module
+        Takes float [batch, 1, 140, 140], grey levels times `GREY_SCALE`, to logits [batch, n_intervals]. Its state
+        dict has the names of `weight_shapes` (and batch norm's batch counters).
+
+    Raises
+    ------
+    CNNSurvivalError
+        Where PyTorch is missing.
     """
     nn = import_torch().nn
 
@@ -77,25 +98,69 @@ def build_network(n_intervals: int = 19):
 
 
 def network_input(images: np.ndarray):
-    """uint8 [n, 140, 140] -> the network's float32 tensor [n, 1, 140, 140]."""
+    """Slices as the network's input.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        uint8 [n, 140, 140].
+
+    Returns
+    -------
+    torch.Tensor
+        float32 [n, 1, 140, 140], grey levels times `GREY_SCALE`.
+    """
     torch = import_torch()
     return torch.from_numpy(np.array(images)[:, np.newaxis]).to(torch.float32) * GREY_SCALE
 
 
 def negative_log_likelihood(logits, survived, died):
-    """Eq. 1 in PyTorch, summed over intervals: tensors [n, m] -> [n]. See hazards.negative_log_likelihood."""
+    """The same as ``hazards.negative_log_likelihood``, in PyTorch.
+
+    Parameters
+    ----------
+    logits, survived, died : torch.Tensor
+        [n, m].
+
+    Returns
+    -------
+    torch.Tensor
+        [n].
+    """
     softplus = import_torch().nn.functional.softplus
     return (died * softplus(-logits) + survived * softplus(logits)).sum(dim=-1)
 
 
 def network_weights(network) -> dict:
-    """The network's values as float32 arrays under the names of ``weight_shapes``; copies, so training goes on."""
+    """The network's values.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        From `build_network`.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        float32 arrays under the names of `weight_shapes`. They are copies: further training does not change them.
+    """
     state = network.state_dict()
     return {name: np.array(state[name].detach().cpu().numpy()) for name in weight_shapes(network.output.out_features)}
 
 
 def network_from_weights(weights: dict):
-    """A network in evaluation mode with the given arrays (names and shapes of ``weight_shapes``)."""
+    """A network with given values.
+
+    Parameters
+    ----------
+    weights : dict of str to array-like
+        Names and shapes of `weight_shapes`.
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode.
+    """
     torch = import_torch()
     network = build_network(len(weights["output.bias"]))
     tensors = {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in weights.items()}
@@ -104,7 +169,17 @@ def network_from_weights(weights: dict):
 
 
 def import_torch():
-    """The torch module; CNNSurvivalError where it is not installed."""
+    """The torch module.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    CNNSurvivalError
+        Where PyTorch is not installed.
+    """
     try:
         import torch
     except ImportError as error:

@@ -37,10 +37,18 @@ NO_FAT_NO_AIR_HU = -50.0
 class Preprocessing:
     """How a model wants its slices; part of its bundle.
 
-    hu_window: the two HU that become grey 0 and 255, linear between, clipped outside.
-    pixel_size_mm: in-plane pixel size after resampling; None keeps the CT's own.
-    crop_px: width and height of the slice. min_roi_px: slices whose ROI is smaller are not used.
-    slice_step_mm: on thinner slices only every n-th is used, n = step / spacing rounded; None uses all.
+    Parameters
+    ----------
+    hu_window : tuple of float
+        The two HU that become grey 0 and 255; linear between, clipped outside.
+    pixel_size_mm : float or None
+        In-plane pixel size after resampling, mm; None keeps the CT's own.
+    crop_px : int
+        Width and height of a slice, pixels.
+    min_roi_px : int
+        Slices whose ROI has fewer pixels (at the model's pixel size) are not used.
+    slice_step_mm : float or None
+        On thinner slices only every n-th is used, n = step / spacing rounded; None uses all.
     """
 
     hu_window: Tuple[float, float] = (-160.0, 240.0)
@@ -71,16 +79,35 @@ class Preprocessing:
 class RankedSlices:
     """The slices of one tumour, best first. All arrays have one row per slice, in rank order.
 
-    images: uint8 [n, crop, crop], rows anterior to posterior, columns patient's right to left, 0 outside the ROI.
-    axis: the array axis (0, 1 or 2 of [k, j, i]) that was sliced; slice_index: int [n], index along it.
-    center_ras: float [n, 3], centre of the ROI's bounding box on that slice, RAS mm.
-    pixel_to_ras: float [n, 3, 3], takes (row, column, 1) of an image to RAS mm, of pixel centres.
-    area_px: int [n], ROI pixels at the model's pixel size; area_mm2: float [n].
-    mean_intensity: float [n], mean grey level inside the ROI, 0..255.
-    area_rank, intensity_rank: float [n], percentile ranks in (0, 1] among this tumour's usable slices, 1 = largest
-    or brightest; slices are ordered by their mean.
-    warnings: sentences for the user. roi_slices: how many slices hold any ROI at all.
-    pixel_spacing_mm: (rows, columns) of the CT as it is stored; slice_spacing_mm: between its axial planes.
+    Attributes
+    ----------
+    images : numpy.ndarray
+        uint8 [n, crop, crop], rows anterior to posterior, columns patient's right to left, 0 outside the ROI.
+    axis : int
+        The array axis (0, 1 or 2 of [k, j, i]) that was sliced.
+    slice_index : numpy.ndarray
+        int [n], index along that axis.
+    center_ras : numpy.ndarray
+        float [n, 3], centre of the ROI's bounding box on the slice, RAS mm.
+    pixel_to_ras : numpy.ndarray
+        float [n, 3, 3], takes (row, column, 1) of an image to RAS mm, of pixel centres.
+    area_px : numpy.ndarray
+        int [n], ROI pixels at the model's pixel size.
+    area_mm2 : numpy.ndarray
+        float [n], the same in mm2.
+    mean_intensity : numpy.ndarray
+        float [n], mean grey level inside the ROI, 0..255.
+    area_rank, intensity_rank : numpy.ndarray
+        float [n], percentile ranks in (0, 1] among this tumour's usable slices, 1 = largest or brightest; slices are
+        ordered by their mean.
+    warnings : tuple of str
+        Sentences for the user.
+    roi_slices : int
+        How many slices hold any ROI at all.
+    pixel_spacing_mm : tuple of float
+        (rows, columns) of the CT as it is stored, mm.
+    slice_spacing_mm : float
+        Distance between the CT's axial planes, mm.
     """
 
     images: np.ndarray
@@ -102,16 +129,36 @@ class RankedSlices:
         return len(self.images)
 
     def best(self, count: int) -> RankedSlices:
-        """The first ``count`` slices (all, if there are fewer)."""
+        """The first slices.
+
+        Parameters
+        ----------
+        count : int
+            How many; all, if there are fewer.
+
+        Returns
+        -------
+        RankedSlices
+        """
         names = ("images", "slice_index", "center_ras", "pixel_to_ras", "area_px", "area_mm2", "mean_intensity",
                  "area_rank", "intensity_rank")  # fmt: skip
         return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
 
 def axial_geometry(spacing_zyx, origin_ras=(0.0, 0.0, 0.0)) -> np.ndarray:
-    """ijk_to_ras, 4 x 4, of an array [z, y, x] stored as axial DICOM is: x to the left, y to posterior, z up.
+    """The geometry of an array [z, y, x] stored as axial DICOM is: x to the left, y to posterior, z up.
 
-    spacing_zyx in mm; origin_ras is the place of voxel [0, 0, 0].
+    Parameters
+    ----------
+    spacing_zyx : sequence of float
+        Voxel size along z, y and x, mm.
+    origin_ras : sequence of float, optional
+        The place of voxel [0, 0, 0], RAS mm.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [4, 4], takes (i, j, k, 1) = (x, y, z, 1) to RAS mm.
     """
     dz, dy, dx = (float(value) for value in spacing_zyx)
     matrix = np.diag([-dx, -dy, dz, 1.0])
@@ -120,13 +167,29 @@ def axial_geometry(spacing_zyx, origin_ras=(0.0, 0.0, 0.0)) -> np.ndarray:
 
 
 def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preprocessing()) -> RankedSlices:
-    """Rank the masked slices of one tumour.
+    """Cut and rank the masked slices of one tumour.
 
-    hu: CT in HU, any real type, [k, j, i]. mask: same shape, bool or integer, non-zero inside the tumour.
-    ijk_to_ras: 4 x 4, takes (i, j, k, 1) to RAS mm.
+    Parameters
+    ----------
+    hu : array-like [k, j, i]
+        CT in Hounsfield units, any real type.
+    mask : array-like [k, j, i]
+        bool or integer, non-zero inside the tumour.
+    ijk_to_ras : array-like [4, 4]
+        Takes (i, j, k, 1) to RAS mm; any storage order, flips and tilt.
+    preprocessing : Preprocessing, optional
+        How the slices are to be cut; a bundle's ``preprocessing``.
 
-    Raises CNNSurvivalError for arrays that are not 3D, differ in shape, an empty mask, NaN or infinite voxels
-    at the tumour, and where no slice has ``min_roi_px`` ROI pixels.
+    Returns
+    -------
+    RankedSlices
+        Every usable slice, best first.
+
+    Raises
+    ------
+    CNNSurvivalError
+        For arrays that are not 3D or differ in shape, an empty mask, a matrix that is no geometry, NaN or infinite
+        voxels at the tumour, and where no slice has ``min_roi_px`` ROI pixels.
     """
     hu, mask = np.asarray(hu), np.asarray(mask)
     _check_arrays(hu, mask)
@@ -146,7 +209,22 @@ def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preproce
 
 
 def percentile_rank_score(area, intensity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(score, area rank, intensity rank), each [n]: percentile ranks in (0, 1], ties shared; score is their mean."""
+    """Percentile ranks of the slices and their mean.
+
+    Parameters
+    ----------
+    area : array-like [n]
+        ROI area of each slice.
+    intensity : array-like [n]
+        Mean grey level of each slice.
+
+    Returns
+    -------
+    score : numpy.ndarray
+        float64 [n], the mean of the two ranks.
+    area_rank, intensity_rank : numpy.ndarray
+        float64 [n], in (0, 1], 1 = largest; equal values share their mean rank.
+    """
     area_rank = _ranks(area) / len(area)
     intensity_rank = _ranks(intensity) / len(intensity)
     return (area_rank + intensity_rank) / 2, area_rank, intensity_rank
