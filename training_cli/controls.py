@@ -42,7 +42,7 @@ def shuffled_voxels(store: Store, seed: int = 2020) -> Store:
     return replace(store, images=images)
 
 
-def shape_alone(
+def shuffled_voxel_scores(
     model, store: Store, predictions: pd.DataFrame, horizons: Sequence[float], bootstrap: int = 1000,
     seed: int = 2020, tell: Callable[[str], None] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
@@ -66,7 +66,7 @@ def shape_alone(
     -------
     scores, differences : DataFrame
         Rows as in metrics.csv: of the shuffled slices, and of the slices as they are less that. A difference in
-        concordance whose interval holds 0 does not show that the network uses more than shape.
+        concordance whose interval holds 0 does not show that the network uses more than shape and histogram.
     """
     shuffled = predict_store(model, shuffled_voxels(store, seed), list(horizons))
     time, event = shuffled["time_days"].to_numpy(float), shuffled["event"].to_numpy() == 1

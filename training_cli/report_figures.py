@@ -216,11 +216,11 @@ def decision_curve_plot(table: pd.DataFrame, horizon_days: float, path) -> Path:
     figure, axes = _figure(6.6, 4.8)
     percent = table["threshold"]
     axes.axhline(0, color=GREY, lw=1.2, label="treat nobody")
-    axes.plot(percent, table["treat_all"], color=CAUTION, lw=1.6, ls=(0, (5, 2)), zorder=2.5,
-              label="treat everybody")  # fmt: skip
+    axes.plot(percent, table["treat_all"], color=CAUTION, lw=1.3, ls=(0, (5, 3)), zorder=4, label="treat everybody")
     _band(axes, percent, table, "net_benefit", "treat by predicted risk, 95 % interval")
     top = max(0.05, np.nanmax(table[["net_benefit", "ci_high", "treat_all"]].to_numpy(float)))
-    axes.set_ylim(-0.25 * top, 1.06 * top)
+    depth = np.clip(-np.nanmin(table["net_benefit"].to_numpy(float)), 0.25 * top, top)
+    axes.set_ylim(-1.06 * depth, 1.06 * top)
     axes.set_xlim(0, 1)
     axes.xaxis.set_ticks(*_percent_ticks())
     axes.set_xlabel(f"Threshold: risk of death by {months_text(horizon_days)} from which one would treat")

@@ -29,8 +29,8 @@ FOLDER gets, with 95 % intervals from resampling patients:
 
 Controls: --permutations adds the concordance of outcomes shuffled among the patients (concordance_shuffled: mean and
 95 % range; concordance_p: one-sided p). --shuffle-voxels predicts again with the grey values of each tumour shuffled
-inside its contour, so from its shape alone: metrics_shuffled_voxels.csv, and differences_shuffled_voxels.csv (the
-model less that).
+inside its contour, so from shape and histogram without texture: metrics_shuffled_voxels.csv, and
+differences_shuffled_voxels.csv (the model less that).
 
 Patients who were censored are made up for by those who were followed longer (Kaplan-Meier weights), as in the R
 packages survival and riskRegression.
@@ -110,7 +110,7 @@ def _shuffle_voxels(options, table, horizons) -> None:
 
     from .. import controls, metrics
 
-    tables = controls.shape_alone(
+    tables = controls.shuffled_voxel_scores(
         options.model, store_of(options), table, horizons, options.bootstrap, options.seed, print
     )
     for name, found in zip(("metrics_shuffled_voxels", "differences_shuffled_voxels"), tables):
