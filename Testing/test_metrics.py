@@ -416,6 +416,15 @@ def test_auc_over_time_is_scikit_survivals(gbsg):
         assert metrics.integrated_auc(time, event, risk, horizon, times) == pytest.approx(mean, abs=1e-12)
 
 
+def test_deaths_on_the_day_of_the_horizon():
+    """They count as deaths by then in risks and AUC; Uno's concordance takes deaths before it."""
+    time, event, risk = np.array([10.0, 20.0, 30.0]), np.array([True, True, False]), np.array([0.9, 0.1, 0.5])
+    assert metrics.auc(time, event, risk, 20.0) == pytest.approx(0.5)
+    assert metrics.oe_ratio(time, event, risk, 20.0) == pytest.approx((2 / 3) / 0.5)
+    assert metrics.uno_concordance(time, event, risk, 20.0) == 1.0
+    assert metrics.uno_concordance(time, event, risk, 20.5) == pytest.approx(2 / 3)
+
+
 def test_times_before_the_first_death_have_no_share_in_the_mean_auc():
     time, event, risk = cohort(60)
     first = time[event].min()
@@ -526,7 +535,14 @@ def test_shuffled_voxels_keep_shapes_and_go_with_a_model(predictions, tmp_path, 
     assert "--shuffle-voxels go with --model" in capsys.readouterr().err
 
 
-def test_a_model_is_scored_on_shapes_alone(tiny_bundle, tmp_path):
+def test_a_number_of_resamples_is_a_whole_one(predictions, tmp_path, capsys):
+    call = ["evaluate", "--predictions", str(predictions[1]), "--output", str(tmp_path / "out")]
+    for text in ("-1", "1.5", "many"):
+        assert main([*call, f"--bootstrap={text}"]) == 2
+        assert f"'{text}' is not a whole number, 0 or more" in capsys.readouterr().err
+
+
+def test_a_model_is_scored_on_shuffled_voxels(tiny_bundle, tmp_path):
     from cohort_maker import make_store
 
     pytest.importorskip("sksurv")

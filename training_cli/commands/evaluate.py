@@ -21,7 +21,7 @@ FOLDER gets, with 95 % intervals from resampling patients:
   metrics.csv            at each horizon: concordance (Harrell's, Uno's), AUC and its average over time, Brier score,
                          IPA, observed / expected deaths, calibration intercept and slope, ICI, E50, E90;
                          the Brier score averaged over time, if there are several horizons;
-                         p of D-calibration, if risks are known at 5 times or more (always with --model)
+                         p of D-calibration, with 5 horizons or more (with --model always, of the whole curves)
   calibration_<days>.csv, calibration_curve.csv, calibration.png    observed against predicted risk
   decision_curve.csv, decision_curve.png    net benefit by threshold
   auc_curve.csv, d_calibration.csv          AUC over time; the bins of D-calibration
