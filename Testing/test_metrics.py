@@ -183,6 +183,18 @@ def test_few_deaths_are_said_to_be_few():
     deaths = int((event & (time <= 100)).sum())
     assert f"({deaths} by 100 days)" in metrics.small_sample(time, event, [100.0, 1000.0])
     assert metrics.small_sample(time, event, [1000.0]) is None
+    days = np.arange(1.0, 31)
+    assert metrics.small_sample(days, np.ones(30), [19.5]) and not metrics.small_sample(days, np.ones(30), [20.0])
+
+
+def test_an_interval_needs_half_of_the_resamples():
+    spread = np.arange(10.0)
+    for missing, given in ((0, True), (5, True), (6, False), (10, False)):
+        values = np.where(np.arange(10) < missing, np.nan, spread)
+        low, high = metrics._intervals(values[:, None])
+        assert np.isfinite([low[0], high[0]]).all() == given
+        if given:
+            assert (low[0], high[0]) == tuple(np.percentile(spread[missing:], [2.5, 97.5]))
 
 
 # --- Referees ---------------------------------------------------------------------------------------------------------
@@ -425,6 +437,47 @@ def test_deaths_on_the_day_of_the_horizon():
     assert metrics.uno_concordance(time, event, risk, 20.5) == pytest.approx(2 / 3)
 
 
+def test_the_smooth_curve_counts_deaths_on_the_day_of_the_horizon(gbsg):
+    time, event, _ = gbsg
+    day = float(np.sort(time[event])[100])
+    on_it, after, before = (metrics.calibration_errors(*gbsg, at)["ici"] for at in (day, day + 0.4, day - 0.4))
+    assert on_it == after != before
+
+
+def test_what_nobody_saw_is_not_a_number():
+    """The last of the patients, or of those treated, was censored before the horizon."""
+    time, event = np.array([10.0, 20.0, 30.0, 40.0]), np.array([True, True, False, False])
+    risk = np.array([0.6, 0.2, 0.7, 0.3])
+    for name in ("oe_ratio", "brier", "calibration_intercept"):
+        assert np.isnan(getattr(metrics, name)(time, event, risk, 50.0))
+    assert np.isnan(list(metrics.calibration_errors(time, event, risk, 50.0).values())).all()
+    benefit = metrics.decision_curve(time, event, risk, 35.0, [0.1, 0.5], bootstrap=0)["net_benefit"]
+    assert benefit[0] == pytest.approx(0.5 - 0.5 / 9) and np.isnan(benefit[1])
+    everybody_died = np.array([True, True, True, True])
+    assert metrics.oe_ratio(time, everybody_died, risk, 50.0) == pytest.approx(1 / risk.mean())
+
+
+def test_the_kaplan_meier_risk_is_the_weighted_share_of_deaths():
+    """Satten & Datta 2001: two ways to the same number, in resamples, too."""
+    time, event, _ = cohort(60)
+    counts = metrics.resamples(60, 50, seed=5)
+    for horizon in (5.0, 150.0, 400.0, 800.0):
+        weights = counts * metrics._weights(time, event, horizon, counts)
+        share = weights[:, event & (time <= horizon)].sum(axis=1) / 60
+        found = metrics._observed(time, event, horizon, counts)
+        known = metrics._known(weights, counts)
+        np.testing.assert_allclose(found[known], share[known], atol=1e-12)
+        assert np.isnan(found[~known]).all()
+
+
+def test_the_end_of_a_curve():
+    times, survival = [100.0, 200.0], np.array([[0.8, 0.6], [0.8, 0.6], [0.8, 0.9], [0.5, 0.2], [0.5, 0.2]])
+    time, event = np.array([150.0, 200.0, 150.0, 300.0, 50.0]), np.array([1, 1, 1, 1, 0])
+    at_end, died = calibration.survival_at_end(times, survival, time, event)
+    np.testing.assert_allclose(at_end, [0.7, 0.6, 0.8, 0.2, 0.75])  # the third curve is kept from rising
+    assert died.tolist() == [True, True, True, False, False]
+
+
 def test_times_before_the_first_death_have_no_share_in_the_mean_auc():
     time, event, risk = cohort(60)
     first = time[event].min()
@@ -441,6 +494,7 @@ def test_a_permutation_test_finds_what_is_there_and_nothing_else():
     noise = [metrics.permutation_test(time, event, np.random.default_rng(k).random(80), 99, k)[1] for k in range(20)]
     assert 0.2 < np.mean(noise) < 0.8 and min(noise) >= 0.01
     assert p == metrics.permutation_test(time, event, risk, 200)[1]
+    assert metrics.permutation_test(time, event, np.full(80, 0.3), 19)[1] == 1  # ties with chance speak for chance
 
 
 def test_observed_risks_and_their_intervals_are_lifelines():

@@ -188,7 +188,7 @@ def _spline_basis(risk: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     if distinct < 2 or scale < 1e-9:
         return lambda risk: np.zeros((len(risk), 0))
     knots = np.quantile(x, KNOTS)
-    if distinct < 4 or np.diff(knots).min() < 1e-6 * scale:
+    if distinct < 3 or np.diff(knots).min() < 1e-6 * scale:
         return lambda risk: ((cloglog(risk) - center) / scale)[:, None]
 
     def columns(risk: np.ndarray) -> np.ndarray:

@@ -215,9 +215,7 @@ def score_predictions(
     return rows
 
 
-def integrated_brier_row(
-    time, event, risks: dict[float, np.ndarray], bootstrap: int = 1000, seed: int = 2020
-) -> dict:
+def integrated_brier_row(time, event, risks: dict[float, np.ndarray], bootstrap: int = 1000, seed: int = 2020) -> dict:
     """A row with the keys COLUMNS: ``integrated_brier`` from the first to the last of the horizons, in that order."""
     horizons = sorted(risks)
 
@@ -346,7 +344,7 @@ def auc_curve(
     times = _auc_times(horizon) if times is None else np.asarray(times, dtype=np.float64)
 
     def curve(counts):
-        return {"curve": np.stack([_auc(time, event, risk, days, counts) for days in times], axis=1)}
+        return {"curve": _auc_at(time, event, risk, times, counts)}
 
     point, spread = (_in_blocks(curve, c)["curve"] for c in (_once(time), resamples(len(time), bootstrap, seed)))
     low, high = _intervals(spread)
@@ -379,13 +377,20 @@ def decision_curve(
     thresholds = np.asarray(thresholds, dtype=np.float64)
 
     def curve(counts):
-        found = [_net_benefit(time, event, risk >= p - ROUNDING, p, horizon, counts) for p in thresholds]
+        known: dict[int, tuple] = {}  # the patients treated change only where a threshold passes a risk
+        found = []
+        for p in thresholds:
+            treated = risk >= p - ROUNDING
+            number = int(treated.sum())
+            if number not in known:
+                known[number] = _treated(time, event, treated, horizon, counts)
+            found.append(_net_benefit(*known[number], p))
         return {"curve": np.stack(found, axis=1)}
 
     point, spread = (_in_blocks(curve, c)["curve"] for c in (_once(time), resamples(len(time), bootstrap, seed)))
     low, high = _intervals(spread)
-    everybody = np.ones(len(time), dtype=bool)
-    all_of_them = [_net_benefit(time, event, everybody, p, horizon, _once(time))[0] for p in thresholds]
+    everybody = _treated(time, event, np.ones(len(time), dtype=bool), horizon, _once(time))
+    all_of_them = [_net_benefit(*everybody, p)[0] for p in thresholds]
     return pd.DataFrame({"threshold": thresholds, "net_benefit": point[0], "ci_low": low, "ci_high": high,
                          "treat_all": all_of_them, "treat_none": 0.0})  # fmt: skip
 
@@ -441,17 +446,25 @@ def _concordance(time, event, risk, counts, weights=None) -> np.ndarray:
 
 
 def _uno(time, event, risk, horizon, counts) -> np.ndarray:
-    times, steps = _censoring(time, event, counts)
-    just_before = steps[:, np.searchsorted(times, time, side="left")]
-    with np.errstate(divide="ignore"):
-        weights = np.where((counts > 0) & event & (time < horizon), 1 / just_before**2, 0.0)
+    weights = np.where(time < horizon, _death_weights(time, event, counts) ** 2, 0.0)
     return _concordance(time, event, risk, counts, weights)
 
 
 def _auc(time, event, risk, horizon, counts) -> np.ndarray:
-    case, control = np.flatnonzero(event & (time <= horizon)), time > horizon
-    # The controls share one weight, 1 / G(horizon), which cancels.
-    cases, controls = (counts * _weights(time, event, horizon, counts))[:, case], counts[:, control]
+    return _auc_at(time, event, risk, [horizon], counts)[:, 0]
+
+
+def _auc_at(time, event, risk, times, counts) -> np.ndarray:
+    """AUC(t) at each of the times, [b, k]."""
+    died = np.flatnonzero(event)
+    # The controls share one weight, 1 / G(t), which cancels; that of a case does not depend on t.
+    weighted = counts[:, died] * _death_weights(time, event, counts)[:, died]
+    return np.stack([_auc_of(time, risk, died, weighted, days, counts) for days in times], axis=1)
+
+
+def _auc_of(time, risk, died, weighted, days, counts) -> np.ndarray:
+    among, control = time[died] <= days, time > days
+    case, cases, controls = died[among], weighted[:, among], counts[:, control]
     right = np.zeros(len(counts))
     for start in range(0, len(case), BLOCK):
         one = slice(start, start + BLOCK)
@@ -466,7 +479,7 @@ def _auc_times(horizon: float) -> np.ndarray:
 def _integrated_auc(time, event, risk, times, counts) -> np.ndarray:
     died = np.stack([_observed(time, event, days, counts) for days in times], axis=1)
     share = np.diff(died, axis=1, prepend=0)
-    values = np.stack([_auc(time, event, risk, days, counts) for days in times], axis=1)
+    values = _auc_at(time, event, risk, times, counts)
     # Nobody has died before the first death: there is no AUC, and it has no share.
     return _ratio(np.where(share > ROUNDING, share * values, 0.0).sum(axis=1), died[:, -1])
 
@@ -506,13 +519,15 @@ def _brier_null(time, event, horizon, counts) -> np.ndarray:
 
 
 def _observed(time, event, horizon, counts) -> np.ndarray:
-    """1 - Kaplan-Meier at the horizon; NaN where the last patient was censored before, and for an empty row.
-
-    It is the weighted share of deaths (Satten & Datta 2001): no second estimator is needed.
-    """
-    weights = counts * _weights(time, event, horizon, counts)
-    died = event & (time <= horizon)
-    return np.where(_known(weights, counts), _ratio(weights[:, died].sum(axis=1), counts.sum(axis=1)), np.nan)
+    """1 - Kaplan-Meier at the horizon; NaN where the last patient was censored before, and for an empty row."""
+    early = np.lexsort((~event, time))  # deaths before censorings of the same day: ties need no rule of their own
+    early = early[time[early] <= horizon]
+    drawn, everybody = counts[:, early], counts.sum(axis=1)
+    gone, died = np.cumsum(drawn, axis=1), event[early]
+    at_risk = everybody[:, None] - (gone - drawn)[:, died]
+    alive = np.prod(1 - drawn[:, died] / np.where(at_risk > 0, at_risk, 1.0), axis=1)
+    later = everybody - drawn.sum(axis=1)
+    return np.where((everybody > 0) & ((later > 0) | (alive < ROUNDING)), 1 - alive, np.nan)
 
 
 def _oe_ratio(time, event, risk, horizon, counts) -> np.ndarray:
@@ -534,11 +549,14 @@ def _errors(time, event, risk, horizon, counts) -> dict[str, np.ndarray]:
     return {name: np.where(known, values, np.nan) for name, values in found.items()}
 
 
-def _net_benefit(time, event, positive, threshold, horizon, counts) -> np.ndarray:
-    """0 where nobody is positive."""
+def _treated(time, event, positive, horizon, counts) -> tuple[np.ndarray, np.ndarray]:
+    """(share of patients who are positive, observed risk among them; 0 where there are none)."""
     treated = counts * positive
     share = treated.sum(axis=1) / counts.sum(axis=1)
-    risk = np.where(share > 0, _observed(time, event, horizon, treated), 0.0)
+    return share, np.where(share > 0, _observed(time, event, horizon, treated), 0.0)
+
+
+def _net_benefit(share, risk, threshold) -> np.ndarray:
     return share * (risk - (1 - risk) * threshold / (1 - threshold))
 
 
@@ -555,12 +573,21 @@ def _known(weights, counts) -> np.ndarray:
 def _weights(time, event, horizon, counts) -> np.ndarray:
     """[b, n]: 1 / G(T-) for deaths by the horizon, 1 / G(horizon) for those at risk after it, else 0."""
     times, steps = _censoring(time, event, counts)
-    just_before = steps[:, np.searchsorted(times, time, side="left")]
     at_horizon = steps[:, np.searchsorted(times, horizon, side="right")][:, None]
-    died, at_risk = event & (time <= horizon), time > horizon
+    deaths = np.where(time <= horizon, _death_weights(time, event, counts, times, steps), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        weights = np.where(died, 1 / just_before, np.where(at_risk, 1 / at_horizon, 0.0))
-    return np.where(counts > 0, weights, 0.0)
+        return deaths + np.where((counts > 0) & (time > horizon), 1 / at_horizon, 0.0)
+
+
+def _death_weights(time, event, counts, times=None, steps=None) -> np.ndarray:
+    """[b, n]: 1 / G(T-) for deaths, else 0. times, steps: of ``_censoring``, if known."""
+    if times is None:
+        times, steps = _censoring(time, event, counts)
+    died, weights = np.flatnonzero(event), np.zeros(counts.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = 1 / steps[:, np.searchsorted(times, time[died], side="left")]
+    weights[:, died] = np.where(counts[:, died] > 0, found, 0.0)
+    return weights
 
 
 def _censoring(time, event, counts) -> tuple[np.ndarray, np.ndarray]:
