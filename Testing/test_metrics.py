@@ -301,6 +301,38 @@ def test_intercept_and_slope_solve_their_equations():
     assert metrics.calibration_slope(time, event, risk, 365.0) == pytest.approx(slope, abs=1e-4)
 
 
+def test_a_first_step_that_leads_too_far_is_shortened():
+    """Newton's method alone does not find this intercept."""
+    from scipy.optimize import minimize_scalar
+
+    random = np.random.default_rng(1443)
+    count = int(random.integers(6, 25))
+    risk = random.beta(0.3, 0.3, count).round(3)
+    died = random.uniform(size=count) < risk ** random.uniform(0.3, 3)
+    x = calibration.cloglog(risk)
+
+    def loss(intercept):
+        hazard = np.exp(intercept + x)
+        return -np.where(died, np.log(-np.expm1(-hazard)), -hazard).sum()
+
+    expected = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9}).x
+    found = calibration.recalibration(died, np.ones((1, count)), risk)[0][0]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_and_three_different_risks_have_a_curve():
+    random = np.random.default_rng(0)
+    for values in ([0.2, 0.6], [0.2, 0.4, 0.6]):
+        risk = np.resize(values, 900)
+        time, event = random.exponential(-365 / np.log1p(-risk)), random.random(900) < 0.8
+        curve = calibration.smooth_calibration(time, event, risk, 365.0, np.ones((1, 900)))
+        found = curve.observed(np.array(values))[0]
+        for value, observed in zip(values, found):
+            members = risk == value
+            expected = metrics._observed(time[members], event[members], 365.0, np.ones((1, members.sum())))[0]
+            assert observed == pytest.approx(expected, abs=0.03)
+
+
 def test_a_model_that_is_right_is_calibrated_and_a_stretched_one_is_not():
     random = np.random.default_rng(1)
     hazard = np.exp(random.normal(0, 0.8, 6000))
