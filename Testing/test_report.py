@@ -12,6 +12,7 @@ pytest.importorskip("jinja2")
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.hazards import exponential_edges
+from training_cli.evaluation import metrics
 from training_cli.figures import study as figures
 from training_cli.study.html import Figure, Report, Section, Table, shown, write_report
 
@@ -162,6 +163,18 @@ DRAWN = {
     "one_group": lambda path: figures.kaplan_meier_by_risk(*survivors(), 2, path),
     "no_deaths": lambda path: figures.kaplan_meier_by_risk([10, 20, 30], [0, 0, 0], [0.1, 0.2, 0.9], 0.5, path),
     "calibration": lambda path: figures.calibration_plot(CALIBRATION, 547.875, path),
+    "smooth_calibration": lambda path: figures.calibration_plot(
+        CALIBRATION, 547.875, path, metrics.calibration_curve(*survivors(), 547.875, bootstrap=20), survivors()[2]
+    ),
+    "calibration_at_the_edges": lambda path: figures.calibration_plot(
+        CALIBRATION.assign(mean_predicted=[0.0, 0.5, 1.0], observed=[0.0, 0.5, 1.0]), 365.0, path
+    ),
+    "decision": lambda path: figures.decision_curve_plot(
+        metrics.decision_curve(*survivors(), 547.875, bootstrap=20), 547.875, path
+    ),
+    "decision_without_intervals": lambda path: figures.decision_curve_plot(
+        metrics.decision_curve(*survivors(), 547.875, bootstrap=0), 547.875, path
+    ),
     "intervals": lambda path: figures.interval_plot(
         [("CNN", 0.47, 0.34, 0.61), ("volume", 0.66, None, None), ("stage", None, None, None)], path, paper={"CNN": 0.6}
     ),
@@ -194,13 +207,45 @@ def test_figures_are_small_pngs_and_the_same_each_time(tmp_path, name):
     assert min(pixels.shape[:2]) > 80 and pixels[..., :3].std() > 0.01
 
 
-def test_log_rank_equals_scikit_survival():
-    compare = pytest.importorskip("sksurv.compare")
-    pytest.importorskip("lifelines")
+@pytest.mark.parametrize("name", [name for name in DRAWN if "calibration" in name or "decision" in name])
+def test_texts_lie_inside_the_picture_and_the_legend_outside_the_axes(tmp_path, monkeypatch, name):
+    from matplotlib.text import Text
+
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    DRAWN[name](tmp_path / "1.png")
+    figure = drawn[0]
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    ticks = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    not_drawn = {tick.label1 for axis in ticks for tick in axis.get_major_ticks() if not _in_view(axis, tick)}
+    for text in figure.findobj(Text):
+        if text.get_text() and text.get_visible() and text not in not_drawn:
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
+    legend = figure.legends[0].get_window_extent()
+    assert all(not legend.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def _in_view(axis, tick):
+    low, high = sorted(axis.get_view_interval())
+    return low <= tick.get_loc() <= high
+
+
+def test_log_rank_equals_lifelines_and_the_formula():
+    pytest.importorskip("sksurv")
+    from scipy.stats import chi2
+
     time, event, risk = survivors()
-    outcome = np.array(list(zip(event, time)), dtype=[("event", bool), ("time", float)])
-    _, expected = compare.compare_survival(outcome, risk > 0.5)
-    assert figures.log_rank_p(time, event, risk, 0.5) == pytest.approx(expected, rel=1e-6)
+    high, observed, expected, variance = risk > 0.5, 0.0, 0.0, 0.0
+    for day in time[event]:  # no ties
+        at_risk = time >= day
+        share = (at_risk & high).sum() / at_risk.sum()
+        observed, expected = observed + high[time == day][0], expected + share
+        variance += share * (1 - share)
+    found = figures.log_rank_p(time, event, risk, 0.5)
+    assert found == pytest.approx(chi2.sf((observed - expected) ** 2 / variance, 1), rel=1e-9)
+    assert found == pytest.approx(1.4682330296281212e-05, rel=1e-9)  # lifelines 0.30.3, logrank_test
 
 
 def test_log_rank_needs_two_groups_and_a_death():

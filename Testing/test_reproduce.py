@@ -10,7 +10,7 @@ from cohort_maker import make_images
 from training_cli.cli import main
 from training_cli.study.config import read_study
 
-for package in ("torch", "lightning", "sksurv", "lifelines", "jinja2"):
+for package in ("torch", "lightning", "sksurv", "jinja2"):
     pytest.importorskip(package)
 
 CONFIG = """

@@ -40,6 +40,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """For argparse: 0 or more."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or more")
+    return int(text)
+
+
 def positive(text: str) -> float:
     """For argparse: a number above 0."""
     return _number(text, lambda value: value > 0, "a number above 0")

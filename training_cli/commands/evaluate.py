@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import DONE, add_command, days, whole_number
+from ..options import DONE, add_command, count, days
 from .store_options import add_part_options, check_part_options, open_part
 
 DESCRIPTION = """\
@@ -16,10 +16,21 @@ Score predicted risks against the patients' follow-up.
 predictions.csv, from this software or any other, has a row per patient with patient_id, time_days, event (1 = died)
 and a column risk_<days> per horizon, such as risk_365: the probability of death by then.
 
-FOLDER gets metrics.csv (concordance index, IPA, Brier score and AUC at each horizon, with 95 % intervals from
-resampling patients; the Brier score averaged over time, if there are several horizons), calibration_<days>.csv and,
-of the first horizon, calibration.png (predicted against observed risk). With --model also predictions.csv, the
-predicted risks.
+FOLDER gets, with 95 % intervals from resampling patients:
+
+  metrics.csv            at each horizon: concordance (Harrell's, Uno's), AUC and its average over time, Brier score,
+                         IPA, observed / expected deaths, calibration intercept and slope, ICI, E50, E90;
+                         the Brier score averaged over time, if there are several horizons;
+                         p of D-calibration, with 5 horizons or more (with --model always, of the whole curves)
+  calibration_<days>.csv, calibration_curve.csv, calibration.png    observed against predicted risk
+  decision_curve.csv, decision_curve.png    net benefit by threshold
+  auc_curve.csv, d_calibration.csv          AUC over time; the bins of D-calibration
+  predictions.csv                           with --model: the predicted risks
+
+Controls: --permutations adds the concordance of outcomes shuffled among the patients (concordance_shuffled: mean and
+95 % range; concordance_p: one-sided p). --shuffle-voxels predicts again with the grey values of each tumour shuffled
+inside its contour, so from shape and histogram without texture: metrics_shuffled_voxels.csv, and
+differences_shuffled_voxels.csv (the model less that).
 
 Censored patients are accounted for by weighting the others (inverse probability of censoring, Kaplan-Meier), as in the
 R packages survival and riskRegression.
@@ -27,7 +38,7 @@ R packages survival and riskRegression.
 
 
 def add_evaluate(commands) -> None:
-    summary = "score predicted risks: concordance, IPA, Brier score, AUC, calibration"
+    summary = "score predicted risks: ranking, calibration, net benefit, with intervals"
     command = add_command(commands, "evaluate", _run, summary, DESCRIPTION)
     command.add_argument("--predictions", type=Path, metavar="CSV", help="predicted risks")
     command.add_argument("--model", metavar="NETWORK", help="instead: what to predict with, the folder of a finished "
@@ -36,9 +47,13 @@ def add_evaluate(commands) -> None:
     add_part_options(command, store="STORE")
     command.add_argument("--horizons", type=days, metavar="DAYS,DAYS", help="times at which to score, in days "
                          "(default: all that the predictions have; with --model 547.875, 18 months)")  # fmt: skip
-    command.add_argument("--bootstrap", type=whole_number, default=1000, metavar="N", help="resamples for the "
-                         "intervals (default 1000)")  # fmt: skip
-    command.add_argument("--seed", type=int, default=2020, metavar="N", help="of the resamples (default 2020)")
+    command.add_argument("--bootstrap", type=count, default=1000, metavar="N", help="resamples for the intervals "
+                         "(default 1000; 0: no intervals)")  # fmt: skip
+    command.add_argument("--permutations", type=count, default=0, metavar="N", help="control: shuffle outcomes among "
+                         "patients N times (default 0)")  # fmt: skip
+    command.add_argument("--shuffle-voxels", action="store_true", help="control, with --model: grey values shuffled "
+                         "inside the contours")  # fmt: skip
+    command.add_argument("--seed", type=int, default=2020, metavar="N", help="of all that is drawn (default 2020)")
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go")
 
 
@@ -47,8 +62,8 @@ def _run(options) -> int:
         options.parser.error("give either --predictions, or --model and --store")
     if (options.model is None) != (options.store is None):
         options.parser.error("--model and --store go together")
-    if options.model is None and (options.patients or options.part):
-        options.parser.error("--patients and --part go with --model")
+    if options.model is None and (options.patients or options.part or options.shuffle_voxels):
+        options.parser.error("--patients, --part and --shuffle-voxels go with --model")
     check_part_options(options)
     from threadpoolctl import threadpool_limits
 
@@ -57,21 +72,54 @@ def _run(options) -> int:
 
 
 def _evaluate(options) -> int:
-    from CNNSurvivalLib.files import ensure_output_folder, write_csv
-    from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
-
     from ..evaluation import evaluate
 
     if options.predictions is not None:
         table, horizons = evaluate.read_predictions(options.predictions, options.horizons)
     else:
-        horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
-        store = open_part(options)
-        table = evaluate.predict_store(options.model, store, horizons)
-        path = ensure_output_folder(options.output) / evaluate.PREDICTIONS_FILE
-        write_csv(path, tuple(table), table.itertuples(index=False))
-    found = evaluate.evaluate(table, horizons, options.output, options.bootstrap, options.seed)
+        table, horizons = _predict(options)
+    found = evaluate.evaluate(
+        table, horizons, options.output, options.bootstrap, options.seed, permutations=options.permutations
+    )
     print(f"{len(table)} patients, {int(table['event'].sum())} deaths")
-    print(found.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"))
+    _print(found)
+    if options.shuffle_voxels:
+        _shuffle_voxels(options, table, horizons)
     return DONE
 
+
+def _predict(options):
+    """(the table of predictions, with risks at the network's edges as well; the horizons). Writes predictions.csv."""
+    from CNNSurvivalLib.files import ensure_output_folder, write_csv
+    from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
+
+    from ..evaluation import evaluate
+    from ..training import runs
+
+    horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
+    edges = runs.load_network(options.model).edges_days[1:]
+    times = list(dict.fromkeys([*horizons, *(float(edge) for edge in edges)]))
+    table = evaluate.predict_store(options.model, open_part(options), times)
+    kept = table[[*table.columns[:3], *(runs.risk_column(days) for days in horizons)]]
+    path = ensure_output_folder(options.output) / evaluate.PREDICTIONS_FILE
+    write_csv(path, tuple(kept), kept.itertuples(index=False))
+    return table, horizons
+
+
+def _shuffle_voxels(options, table, horizons) -> None:
+    from CNNSurvivalLib.files import write_csv
+
+    from ..evaluation import controls, metrics
+
+    tables = controls.shuffled_voxel_scores(
+        options.model, open_part(options), table, horizons, options.bootstrap, options.seed, print
+    )
+    for name, found in zip(("metrics_shuffled_voxels", "differences_shuffled_voxels"), tables):
+        rows = found.astype(object).where(found.notna(), None).itertuples(index=False)
+        write_csv(options.output / f"{name}.csv", metrics.COLUMNS, rows)
+        print(f"\n{name}")
+        _print(found)
+
+
+def _print(table) -> None:
+    print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"))

@@ -14,23 +14,50 @@ from ..cohort.clinical import ID, read_clinical
 from ..cohort.store import Store, preprocessing_info
 from ..training.runs import load_network, patient_survival, risk_at, risk_column
 from . import metrics
+from .calibration import d_calibration, survival_at_end
 
 RISK = "risk_"
-METRICS_FILE, PREDICTIONS_FILE, CALIBRATION_PICTURE = "metrics.csv", "predictions.csv", "calibration.png"
+METRICS_FILE, PREDICTIONS_FILE = "metrics.csv", "predictions.csv"
+CALIBRATION_PICTURE, DECISION_PICTURE = "calibration.png", "decision_curve.png"
+ENOUGH_TIMES = 5  # with risks at fewer times, S between them is too coarse for D-calibration
 
 
 def evaluate(
     predictions: pd.DataFrame, horizons: Sequence[float], output, bootstrap: int = 1000, seed: int = 2020,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = print, permutations: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Score a table of predictions (``read_predictions``); returns and writes metrics.csv.
+    """Score a table of predictions and write the results.
 
-    Besides the metrics at each horizon: the integrated Brier score from the first to the last horizon, if there are
-    several. Also writes calibration_<days>.csv for each, and calibration.png of the first. Warnings go to ``tell``.
-    Raises CNNSurvivalError if nobody died, or a horizon lies beyond the last follow-up.
+    Parameters
+    ----------
+    predictions : DataFrame
+        Of ``read_predictions``: patient_id, time_days, event, risk_<days> of the horizons. Risks at further times
+        serve D-calibration.
+    horizons : sequence of float
+        Days.
+    output : path-like
+        Folder; gets metrics.csv, calibration_<days>.csv, calibration_curve.csv, auc_curve.csv, decision_curve.csv,
+        d_calibration.csv (with risks at 5 or more times), and the pictures of the first horizon.
+    bootstrap : int
+        Resamples for the intervals; 0: none.
+    seed : int
+        Of resamples and permutations.
+    tell : callable
+        Gets the warnings.
+    permutations : int
+        Adds the concordance of as many random assignments of risks to patients, and its p.
+
+    Returns
+    -------
+    DataFrame
+        metrics.csv: the metrics at each horizon; the Brier score integrated from the first to the last horizon, if
+        there are several; what D-calibration and permutations give.
+
+    Raises
+    ------
+    CNNSurvivalError
+        If nobody died, or a horizon lies beyond the last follow-up.
     """
-    from ..figures.study import calibration_plot
-
     time, event = predictions["time_days"].to_numpy(float), predictions["event"].to_numpy() == 1
     if not event.any():
         raise CNNSurvivalError("None of the patients died; predictions cannot be scored on them.")
@@ -39,15 +66,65 @@ def evaluate(
         rows = metrics.score_predictions(time, event, risks, bootstrap, seed)
         if len(risks) > 1:
             rows.append(metrics.integrated_brier_row(time, event, risks, bootstrap, seed))
+    few = metrics.small_sample(time, event, list(risks))
+    if few:
+        tell(few)
+    if permutations:
+        rows += permutation_rows(time, event, risks, permutations, seed)
     output = ensure_output_folder(output)
+    rows += _write_d_calibration(predictions, output)
+    _write_curves(time, event, risks, output, bootstrap, seed)
+    found = pd.DataFrame(rows, columns=metrics.COLUMNS).astype(dict.fromkeys(metrics.COLUMNS[1:], float))
+    write_csv(output / METRICS_FILE, metrics.COLUMNS, _cells(found))
+    return found
+
+
+def permutation_rows(time, event, risks: dict[float, np.ndarray], permutations: int, seed: int) -> list[dict]:
+    """Rows of metrics.csv for each horizon: ``concordance_shuffled`` (mean and 95 % range of the concordance of
+    outcomes that were shuffled among the patients) and ``concordance_p`` (one-sided)."""
+    rows = []
+    for days, risk in risks.items():
+        null, p = metrics.permutation_test(time, event, risk, permutations, seed)
+        low, high = np.percentile(null, [2.5, 97.5])
+        rows.append(("concordance_shuffled", days, float(null.mean()), float(low), float(high)))
+        rows.append(("concordance_p", days, p, None, None))
+    return [dict(zip(metrics.COLUMNS, row)) for row in rows]
+
+
+def _write_curves(time, event, risks: dict[float, np.ndarray], output, bootstrap: int, seed: int) -> None:
+    """The tables of calibration, AUC and net benefit, and the pictures of the first horizon."""
+    from ..figures.study import calibration_plot, decision_curve_plot
+
+    curves: dict[str, list] = {"calibration_curve": [], "auc_curve": [], "decision_curve": []}
     for number, (days, risk) in enumerate(risks.items()):
         table = metrics.calibration(time, event, risk, days)
         write_csv(output / f"calibration_{_text(days)}.csv", tuple(table), _cells(table))
+        for name, rows in curves.items():
+            curve = getattr(metrics, name)(time, event, risk, days, bootstrap=bootstrap, seed=seed)
+            rows.append(curve.assign(horizon_days=days))
         if number == 0:
-            calibration_plot(table, days, output / CALIBRATION_PICTURE)
-    found = pd.DataFrame(rows, columns=metrics.COLUMNS)
-    write_csv(output / METRICS_FILE, metrics.COLUMNS, _cells(found))
-    return found
+            calibration_plot(table, days, output / CALIBRATION_PICTURE, curves["calibration_curve"][0], risk)
+            decision_curve_plot(curves["decision_curve"][0], days, output / DECISION_PICTURE)
+    for name, rows in curves.items():
+        whole = pd.concat(rows, ignore_index=True)
+        whole = whole[["horizon_days", *whole.columns.drop("horizon_days")]]
+        write_csv(output / f"{name}.csv", tuple(whole), _cells(whole))
+
+
+def _write_d_calibration(predictions: pd.DataFrame, output) -> list[dict]:
+    """d_calibration.csv, and its row of metrics.csv, if the table says S at enough times."""
+    columns = {_days(name): name for name in predictions if name.startswith(RISK) and _days(name) is not None}
+    times = sorted(columns)
+    if len(times) < ENOUGH_TIMES:
+        return []
+    survival = 1 - predictions[[columns[days] for days in times]].to_numpy(float)
+    at_end, died = survival_at_end(times, survival, predictions["time_days"], predictions["event"] == 1)
+    _, p, patients = d_calibration(at_end, died)
+    edges = np.linspace(1, 0, len(patients) + 1)
+    rows = zip(edges[:-1], edges[1:], patients, [len(predictions) / len(patients)] * len(patients))
+    write_csv(output / "d_calibration.csv", ("survival_to", "survival_from", "patients", "expected"),
+              [[float(value) for value in row] for row in rows])  # fmt: skip
+    return [dict(zip(metrics.COLUMNS, ("d_calibration_p", float(times[-1]), p, None, None)))]
 
 
 def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFrame, list[float]]:
@@ -100,10 +177,6 @@ def predict_store(model, store: Store, horizons: Sequence[float], max_slices: in
 
 def _text(days: float) -> str:
     return f"{days:.12g}"  # enough digits to find the column again
-
-
-def _column(days: float) -> str:
-    return f"{RISK}{_text(days)}"
 
 
 def _cells(table: pd.DataFrame) -> list[list]:

@@ -1,18 +1,27 @@
-"""How good predicted risks are, by patient: concordance, Brier score, IPA, AUC, calibration, with intervals.
+"""How good predicted risks are, by patient: ranking, calibration, overall error, benefit, with intervals.
 
 The conventions are those of the R packages survival and riskRegression, as in the paper. A patient's weight makes up
 for the censored: 1 / G(T-) for a death at T before the horizon t, 1 / G(t) for who is still at risk then, 0 for who
 was censored before; G is the Kaplan-Meier estimate of not being censored, of the patients evaluated. Means are over
 all patients.
 
-    concordance   Harrell et al. 1982; Zhang et al. 2020, Eq. 2
-    brier         Graf et al. 1999, Gerds & Schumacher 2006
-    ipa           1 - Brier / Brier of the Kaplan-Meier curve for everybody; Kattan & Gerds 2018
-    auc           cumulative cases, dynamic controls; Uno et al. 2007, Blanche et al. 2013
+    concordance             Harrell et al. 1982; Zhang et al. 2020, Eq. 2
+    uno_concordance         the same, deaths before the horizon alone, weighted by 1 / G(T-)^2; Uno et al. 2011
+    auc                     cumulative cases, dynamic controls; Uno et al. 2007, Blanche et al. 2013
+    integrated_auc          AUC(t) up to the horizon, averaged over the deaths; Lambert & Chevret 2016
+    brier                   Graf et al. 1999, Gerds & Schumacher 2006
+    ipa                     1 - Brier / Brier of the Kaplan-Meier curve for everybody; Kattan & Gerds 2018
+    oe_ratio                observed (Kaplan-Meier) over mean predicted risk
+    calibration_intercept,  of a binomial regression with the same weights and the complementary log-log link, see
+    calibration_slope       ``calibration``
+    ici, e50, e90           mean, median and 90th percentile of |observed - predicted|, observed from a smooth curve;
+                            Austin, Harrell & van Klaveren 2020
+    net benefit             Vickers & Elkin 2006, Vickers et al. 2008, for the censored
 
 Times are in days. ``risk`` is the probability of death by the horizon; higher is worse. Intervals are the 2.5th and
 97.5th percentile over resampled patients. Everything is computed for all resamples at once: a resample is a row of
-counts, how often each patient was drawn.
+counts, how often each patient was drawn. The functions here raise CNNSurvivalError for arrays of different lengths or
+without patients, events that are neither 0 nor 1, and values that are not finite.
 """
 
 from __future__ import annotations
@@ -27,10 +36,20 @@ from scipy.integrate import trapezoid
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 
-METRICS = ("concordance", "ipa", "brier", "auc")
+from .calibration import recalibration, smooth_calibration, weighted_quantile
+
+METRICS = (
+    "concordance", "ipa", "brier", "auc", "uno_concordance", "integrated_auc", "oe_ratio", "calibration_intercept",
+    "calibration_slope", "ici", "e50", "e90",
+)  # fmt: skip
 COLUMNS = ("metric", "horizon_days", "value", "ci_low", "ci_high")
+FEW_DEATHS = 20  # by the horizon: fewer can carry neither calibration nor IPA
 ROUNDING = 1e-9
 BLOCK = 1000  # patients whose pairs are held in memory at once
+CELLS = 1_000_000  # resamples times patients that are held in memory at once
+AUC_TIMES = 12  # of integrated_auc: evenly spaced up to the horizon
+CURVE_POINTS = 60  # of a smooth calibration curve
+THRESHOLDS = np.arange(1, 100) / 100  # of a decision curve
 
 
 class MetricWarning(UserWarning):
@@ -48,14 +67,32 @@ def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def concordance(time, event, risk) -> float:
-    """Harrell's concordance index: of the pairs in which one is known to die first, the share in which this one has
-    the higher risk; equal risks count half. NaN if there is no such pair.
+    """Harrell's concordance index.
 
-    time [n], days; event [n], 1 or True = died; risk [n]. This and all functions below raise CNNSurvivalError for
-    arrays of different lengths or without patients, events that are neither 0 nor 1, and values that are not finite.
+    Parameters
+    ----------
+    time : array_like, shape (n,)
+        Follow-up in days.
+    event : array_like, shape (n,)
+        1 or True where it ended with death.
+    risk : array_like, shape (n,)
+        Any score; higher is worse.
+
+    Returns
+    -------
+    float
+        Of the pairs in which one is known to die first, the share in which this one has the higher risk; equal risks
+        count half. NaN if there is no such pair.
     """
     time, event, risk = _arrays(time, event, risk)
     return float(_concordance(time, event, risk, _once(time))[0])
+
+
+def uno_concordance(time, event, risk, horizon: float) -> float:
+    """Uno's concordance index: as ``concordance``, of pairs whose first death is before the horizon, each weighted by
+    1 / G(T-)^2, so that the value does not depend on how patients were censored. NaN if there is no such pair."""
+    time, event, risk = _arrays(time, event, risk)
+    return float(_uno(time, event, risk, horizon, _once(time))[0])
 
 
 def brier(time, event, risk, horizon: float) -> float:
@@ -84,6 +121,53 @@ def auc(time, event, risk, horizon: float) -> float:
     return float(_auc(time, event, risk, horizon, _once(time))[0])
 
 
+def integrated_auc(time, event, risk, horizon: float, times: Sequence[float] | None = None) -> float:
+    """AUC(t) of one score, averaged over the deaths up to the horizon.
+
+    Parameters
+    ----------
+    time, event, risk : array_like, shape (n,)
+    horizon : float
+        Days.
+    times : sequence of float, optional
+        Rising; the last one is taken for the horizon. Default: 12 evenly spaced times up to the horizon.
+
+    Returns
+    -------
+    float
+        Mean of AUC(t), t weighted by how far the Kaplan-Meier curve falls up to it from the time before, as in
+        scikit-survival's ``cumulative_dynamic_auc``. NaN without pairs.
+    """
+    time, event, risk = _arrays(time, event, risk)
+    return float(_integrated_auc(time, event, risk, _auc_times(horizon) if times is None else times, _once(time))[0])
+
+
+def oe_ratio(time, event, risk, horizon: float) -> float:
+    """Observed (Kaplan-Meier) over mean predicted risk at the horizon; above 1, risks are too low on the whole."""
+    time, event, risk = _arrays(time, event, risk)
+    return float(_oe_ratio(time, event, risk, horizon, _once(time))[0])
+
+
+def calibration_intercept(time, event, risk, horizon: float) -> float:
+    """Calibration in the large at the horizon, see ``calibration.recalibration``: 0 is perfect; NaN without a fit."""
+    time, event, risk = _arrays(time, event, risk)
+    return float(_recalibration(time, event, risk, horizon, _once(time))[0][0])
+
+
+def calibration_slope(time, event, risk, horizon: float) -> float:
+    """Calibration slope at the horizon, see ``calibration.recalibration``: 1 is perfect, below 1 risks are too extreme;
+    NaN without a fit."""
+    time, event, risk = _arrays(time, event, risk)
+    return float(_recalibration(time, event, risk, horizon, _once(time))[1][0])
+
+
+def calibration_errors(time, event, risk, horizon: float) -> dict[str, float]:
+    """ICI, E50 and E90: the mean, median and 90th percentile over patients of |observed - predicted| risk, observed by
+    the smooth curve of ``calibration.smooth_calibration``. Keys ici, e50, e90; NaN without a fit."""
+    time, event, risk = _arrays(time, event, risk)
+    return {name: float(value[0]) for name, value in _errors(time, event, risk, horizon, _once(time)).items()}
+
+
 def integrated_brier(time, event, survival, times) -> float:
     """The Brier score of survival curves, S [n, k] at ``times`` [k], averaged over time by the trapezoidal rule."""
     times, survival = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
@@ -91,23 +175,32 @@ def integrated_brier(time, event, survival, times) -> float:
     return float(trapezoid(scores, times) / (times[-1] - times[0]))
 
 
-def censoring_survival(time, event):
-    """G(t), the Kaplan-Meier estimate of not being censored by t, as (times [k], G just after each [k])."""
-    time, event, _ = _arrays(time, event, np.zeros(len(time)))
-    times, after = _censoring(time, event, _once(time))
-    return times, after[0]
-
-
 def score_predictions(
     time, event, risks: dict[float, np.ndarray], bootstrap: int = 1000, seed: int = 2020
 ) -> list[dict]:
-    """Rows with the keys COLUMNS: every metric at every horizon of ``risks`` (horizon in days -> [n]).
+    """Every metric at every horizon.
 
-    A metric that is undefined, in the data or in most resamples, has None for what cannot be given, and a warning
-    (MetricWarning) says so. Raises CNNSurvivalError for arrays that ``concordance`` refuses, or a horizon beyond the
-    last follow-up.
+    Parameters
+    ----------
+    time, event : array_like, shape (n,)
+    risks : dict
+        Horizon in days -> array_like, shape (n,).
+    bootstrap : int
+        Resamples for the intervals; 0: no intervals.
+    seed : int
+
+    Returns
+    -------
+    list of dict
+        Rows with the keys COLUMNS. A metric that is undefined, in the data or in most resamples, has None for what
+        cannot be given, and one warning (MetricWarning) for each metric says so.
+
+    Raises
+    ------
+    CNNSurvivalError
+        For arrays that ``concordance`` refuses, or a horizon beyond the last follow-up.
     """
-    rows = []
+    rows, undefined = [], _Undefined()
     for horizon, risk in risks.items():
         times, events, values = _arrays(time, event, risk)
         if not 0 < horizon < times.max():
@@ -117,13 +210,12 @@ def score_predictions(
             )
         counts = resamples(len(times), bootstrap, seed)
         point, spread = (_all(times, events, values, horizon, c) for c in (_once(times), counts))
-        rows += [_row(name, horizon, float(point[name][0]), spread[name]) for name in METRICS]
+        rows += [_row(name, horizon, float(point[name][0]), spread[name], undefined) for name in METRICS]
+    undefined.warn()
     return rows
 
 
-def integrated_brier_row(
-    time, event, risks: dict[float, np.ndarray], bootstrap: int = 1000, seed: int = 2020
-) -> dict:
+def integrated_brier_row(time, event, risks: dict[float, np.ndarray], bootstrap: int = 1000, seed: int = 2020) -> dict:
     """A row with the keys COLUMNS: ``integrated_brier`` from the first to the last of the horizons, in that order."""
     horizons = sorted(risks)
 
@@ -131,25 +223,68 @@ def integrated_brier_row(
         scores = np.array([_brier(*_arrays(time, event, risks[days]), days, counts) for days in horizons])
         return trapezoid(scores, horizons, axis=0) / (horizons[-1] - horizons[0])
 
-    patients = len(time)
-    point = integrated(np.ones((1, patients)))[0]
-    return _row("integrated_brier", horizons[-1], float(point), integrated(resamples(patients, bootstrap, seed)))
+    point, undefined = integrated(_once(time))[0], _Undefined()
+    spread = integrated(resamples(len(time), bootstrap, seed))
+    row = _row("integrated_brier", horizons[-1], float(point), spread, undefined)
+    undefined.warn()
+    return row
 
 
 def difference(time, event, risk, risk_other, horizon: float, bootstrap: int = 1000, seed: int = 2020) -> list[dict]:
-    """Rows with the keys COLUMNS: concordance and IPA of ``risk`` minus those of ``risk_other``, on the same patients
-    and the same resamples of them."""
+    """Paired differences: every metric of ``risk`` minus that of ``risk_other``, on the same patients and the same
+    resamples of them. Rows with the keys COLUMNS."""
     time, event, risk = _arrays(time, event, risk)
-    other = np.asarray(risk_other, dtype=np.float64)
-    counts = resamples(len(time), bootstrap, seed)
-    rows = []
-    for name in ("concordance", "ipa"):
-        point, spread = (
-            _all(time, event, risk, horizon, c)[name] - _all(time, event, other, horizon, c)[name]
-            for c in (_once(time), counts)
-        )
-        rows.append(_row(name, horizon, float(point[0]), spread))
+    _, _, other = _arrays(time, event, risk_other)
+    one, two = (
+        [_all(time, event, r, horizon, c) for c in (_once(time), resamples(len(time), bootstrap, seed))]
+        for r in (risk, other)
+    )
+    undefined = _Undefined("The difference in ")
+    rows = [
+        _row(name, horizon, float(one[0][name][0] - two[0][name][0]), one[1][name] - two[1][name], undefined)
+        for name in METRICS
+    ]
+    undefined.warn()
     return rows
+
+
+def permutation_test(time, event, risk, permutations: int = 1000, seed: int = 2020) -> tuple[np.ndarray, float]:
+    """Concordance of risks that were dealt out to the patients at random (a shuffled-outcome control).
+
+    Parameters
+    ----------
+    time, event, risk : array_like, shape (n,)
+    permutations : int
+    seed : int
+
+    Returns
+    -------
+    null : ndarray, shape (permutations,)
+        Concordance under no association.
+    p : float
+        One-sided: (1 + how many are not below the real one) / (1 + permutations); Phipson & Smyth 2010.
+    """
+    time, event, risk = _arrays(time, event, risk)
+    random, once = np.random.default_rng(seed), _once(time)
+    null = np.array([_concordance(time, event, random.permutation(risk), once)[0] for _ in range(permutations)])
+    found = _concordance(time, event, risk, once)[0]
+    return null, float((1 + np.sum(null >= found - ROUNDING)) / (1 + permutations))
+
+
+def small_sample(time, event, horizons: Sequence[float]) -> str | None:
+    """A sentence for patients of whom too few died by a horizon to judge calibration or IPA; None if enough did."""
+    time, event, _ = _arrays(time, event, np.zeros(len(time)))
+    few = [(int((event & (time <= days)).sum()), days) for days in horizons]
+    few = [f"{deaths} by {days:g} days" for deaths, days in few if deaths < FEW_DEATHS]
+    if not few:
+        return None
+    return (
+        f"Too few patients died ({', '.join(few)}) to judge calibration or IPA; at least 100 deaths are recommended "
+        "(Collins et al. 2016)."
+    )
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def calibration(time, event, risk, horizon: float, groups: int = 5) -> pd.DataFrame:
@@ -159,7 +294,7 @@ def calibration(time, event, risk, horizon: float, groups: int = 5) -> pd.DataFr
     log-log scale). observed is NaN where the last of the group was censored before the horizon; so is the interval,
     and also where nobody or everybody died, as that scale has none then.
     """
-    from lifelines import KaplanMeierFitter
+    from sksurv.nonparametric import kaplan_meier_estimator
 
     time, event, risk = _arrays(time, event, risk)
     rows = []
@@ -169,14 +304,95 @@ def calibration(time, event, risk, horizon: float, groups: int = 5) -> pd.DataFr
         observed, low, high = np.nan, np.nan, np.nan
         last = time[members] == time[members].max()
         if time[members].max() >= horizon or event[members][last].all():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # lifelines speaks at length of groups without deaths
-                fitted = KaplanMeierFitter().fit(time[members], event[members], timeline=[0.0, float(horizon)])
-            observed = 1 - float(fitted.survival_function_.iloc[-1, 0])
+            with np.errstate(divide="ignore", invalid="ignore"):  # the interval, where nobody or everybody died
+                days, alive, interval = kaplan_meier_estimator(event[members], time[members], conf_type="log-log")
+            upto = np.searchsorted(days, horizon, side="right") - 1
+            observed = 1 - float(alive[upto]) if upto >= 0 else 0.0
             if 0 < observed < 1:
-                high, low = (1 - float(value) for value in fitted.confidence_interval_.iloc[-1])
+                high, low = (1 - float(value) for value in interval[:, upto])
         rows.append((number, len(members), float(risk[members].mean()), observed, low, high))
     return pd.DataFrame(rows, columns=["group", "patients", "mean_predicted", "observed", "ci_low", "ci_high"])
+
+
+def calibration_curve(time, event, risk, horizon: float, bootstrap: int = 1000, seed: int = 2020) -> pd.DataFrame:
+    """The smooth calibration curve from which ICI, E50 and E90 are taken.
+
+    Returns
+    -------
+    DataFrame
+        60 rows from the 1st to the 99th percentile of the predicted risks: predicted, observed, ci_low, ci_high (95 %
+        at each point, over resamples). NaN where there is no fit, or none in most resamples.
+    """
+    time, event, risk = _arrays(time, event, risk)
+    predicted = np.linspace(*np.quantile(risk, [0.01, 0.99]), CURVE_POINTS)
+
+    def curve(counts):
+        found = smooth_calibration(time, event, risk, horizon, counts).observed(predicted)
+        return {"curve": np.where(_followed_to(time, event, horizon, counts)[:, None], found, np.nan)}
+
+    point, spread = (_in_blocks(curve, c)["curve"] for c in (_once(time), resamples(len(time), bootstrap, seed)))
+    low, high = _intervals(spread)
+    return pd.DataFrame({"predicted": predicted, "observed": point[0], "ci_low": low, "ci_high": high})
+
+
+def auc_curve(
+    time, event, risk, horizon: float, times: Sequence[float] | None = None, bootstrap: int = 1000, seed: int = 2020
+) -> pd.DataFrame:
+    """AUC(t) of one score: columns time_days, auc, ci_low, ci_high; times as for ``integrated_auc``. NaN where nobody
+    has died yet."""
+    time, event, risk = _arrays(time, event, risk)
+    times = _auc_times(horizon) if times is None else np.asarray(times, dtype=np.float64)
+
+    def curve(counts):
+        return {"curve": _auc_at(time, event, risk, times, counts)}
+
+    point, spread = (_in_blocks(curve, c)["curve"] for c in (_once(time), resamples(len(time), bootstrap, seed)))
+    low, high = _intervals(spread)
+    return pd.DataFrame({"time_days": times, "auc": point[0], "ci_low": low, "ci_high": high})
+
+
+def decision_curve(
+    time, event, risk, horizon: float, thresholds=THRESHOLDS, bootstrap: int = 1000, seed: int = 2020
+) -> pd.DataFrame:
+    """Net benefit of treating those whose risk reaches a threshold, beside that of treating everybody or nobody.
+
+    Parameters
+    ----------
+    time, event, risk : array_like, shape (n,)
+    horizon : float
+        Days.
+    thresholds : array_like
+        Above 0 and below 1: the risk at which a patient or doctor would treat.
+    bootstrap, seed : int
+        As in ``score_predictions``.
+
+    Returns
+    -------
+    DataFrame
+        Columns threshold, net_benefit, ci_low, ci_high, treat_all, treat_none. Net benefit at the threshold p is
+        P(positive) * [d - (1 - d) * p / (1 - p)], where d is the Kaplan-Meier risk at the horizon among those whose
+        risk is p or more (Vickers et al. 2008). NaN where the last of them was censored before the horizon.
+    """
+    time, event, risk = _arrays(time, event, risk)
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+
+    def curve(counts):
+        known: dict[int, tuple] = {}  # the patients treated change only where a threshold passes a risk
+        found = []
+        for p in thresholds:
+            treated = risk >= p - ROUNDING
+            number = int(treated.sum())
+            if number not in known:
+                known[number] = _treated(time, event, treated, horizon, counts)
+            found.append(_net_benefit(*known[number], p))
+        return {"curve": np.stack(found, axis=1)}
+
+    point, spread = (_in_blocks(curve, c)["curve"] for c in (_once(time), resamples(len(time), bootstrap, seed)))
+    low, high = _intervals(spread)
+    everybody = _treated(time, event, np.ones(len(time), dtype=bool), horizon, _once(time))
+    all_of_them = [_net_benefit(*everybody, p)[0] for p in thresholds]
+    return pd.DataFrame({"threshold": thresholds, "net_benefit": point[0], "ci_low": low, "ci_high": high,
+                         "treat_all": all_of_them, "treat_none": 0.0})  # fmt: skip
 
 
 def resamples(patients: int, number: int, seed: int) -> np.ndarray:
@@ -189,35 +405,83 @@ def resamples(patients: int, number: int, seed: int) -> np.ndarray:
 
 
 def _all(time, event, risk, horizon, counts) -> dict[str, np.ndarray]:
+    return _in_blocks(lambda block: _all_of_block(time, event, risk, horizon, block), counts)
+
+
+def _all_of_block(time, event, risk, horizon, counts) -> dict[str, np.ndarray]:
+    intercept, slope = _recalibration(time, event, risk, horizon, counts)
     return {
         "concordance": _concordance(time, event, risk, counts),
         "ipa": _ipa(time, event, risk, horizon, counts),
         "brier": _brier(time, event, risk, horizon, counts),
         "auc": _auc(time, event, risk, horizon, counts),
+        "uno_concordance": _uno(time, event, risk, horizon, counts),
+        "integrated_auc": _integrated_auc(time, event, risk, _auc_times(horizon), counts),
+        "oe_ratio": _oe_ratio(time, event, risk, horizon, counts),
+        "calibration_intercept": intercept,
+        "calibration_slope": slope,
+        **_errors(time, event, risk, horizon, counts),
     }
 
 
-def _concordance(time, event, risk, counts) -> np.ndarray:
+def _in_blocks(function, counts) -> dict[str, np.ndarray]:
+    """What the function returns for the rows of counts, a few at a time, so that memory does not grow with both."""
+    rows = max(1, CELLS // counts.shape[1])
+    found = [function(counts[start : start + rows]) for start in range(0, max(len(counts), 1), rows)]
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def _concordance(time, event, risk, counts, weights=None) -> np.ndarray:
+    """weights [b, n]: of the pairs in which the patient is the one who dies first; default 1."""
     right, pairs = np.zeros(len(counts)), np.zeros(len(counts))
+    weighted = counts if weights is None else counts * weights
     for start in range(0, len(time), BLOCK):
         one = slice(start, start + BLOCK)
         # Who is known to die before whom; of a death and a censoring on the same day, the death comes first.
         earlier = (time[one, None] < time) | ((time[one, None] == time) & ~event)
         first = event[one, None] & earlier
-        right += _sum_over_pairs(counts[:, one], first * _wins(risk[one], risk), counts)
-        pairs += _sum_over_pairs(counts[:, one], first, counts)
+        right += _sum_over_pairs(weighted[:, one], first * _wins(risk[one], risk), counts)
+        pairs += _sum_over_pairs(weighted[:, one], first, counts)
     return _ratio(right, pairs)
 
 
+def _uno(time, event, risk, horizon, counts) -> np.ndarray:
+    weights = np.where(time < horizon, _death_weights(time, event, counts) ** 2, 0.0)
+    return _concordance(time, event, risk, counts, weights)
+
+
 def _auc(time, event, risk, horizon, counts) -> np.ndarray:
-    case, control = np.flatnonzero(event & (time <= horizon)), time > horizon
-    # The controls share one weight, 1 / G(horizon), which cancels.
-    cases, controls = (counts * _weights(time, event, horizon, counts))[:, case], counts[:, control]
+    return _auc_at(time, event, risk, [horizon], counts)[:, 0]
+
+
+def _auc_at(time, event, risk, times, counts) -> np.ndarray:
+    """AUC(t) at each of the times, [b, k]."""
+    died = np.flatnonzero(event)
+    # The controls share one weight, 1 / G(t), which cancels; that of a case does not depend on t.
+    weighted = counts[:, died] * _death_weights(time, event, counts)[:, died]
+    return np.stack([_auc_of(time, risk, died, weighted, days, counts) for days in times], axis=1)
+
+
+def _auc_of(time, risk, died, weighted, days, counts) -> np.ndarray:
+    among, control = time[died] <= days, time > days
+    case, cases, controls = died[among], weighted[:, among], counts[:, control]
     right = np.zeros(len(counts))
     for start in range(0, len(case), BLOCK):
         one = slice(start, start + BLOCK)
         right += _sum_over_pairs(cases[:, one], _wins(risk[case[one]], risk[control]), controls)
     return _ratio(right, cases.sum(axis=1) * controls.sum(axis=1))
+
+
+def _auc_times(horizon: float) -> np.ndarray:
+    return horizon * np.arange(1, AUC_TIMES + 1) / AUC_TIMES
+
+
+def _integrated_auc(time, event, risk, times, counts) -> np.ndarray:
+    died = np.stack([_observed(time, event, days, counts) for days in times], axis=1)
+    share = np.diff(died, axis=1, prepend=0)
+    values = _auc_at(time, event, risk, times, counts)
+    # Nobody has died before the first death: there is no AUC, and it has no share.
+    return _ratio(np.where(share > ROUNDING, share * values, 0.0).sum(axis=1), died[:, -1])
 
 
 def _sum_over_pairs(one, matrix, other) -> np.ndarray:
@@ -249,11 +513,56 @@ def _brier(time, event, risk, horizon, counts) -> np.ndarray:
 
 
 def _brier_null(time, event, horizon, counts) -> np.ndarray:
-    # The Kaplan-Meier risk is the weighted share of deaths (Satten & Datta 2001): no second estimator is needed.
-    died = event & (time <= horizon)
-    risk = (counts * _weights(time, event, horizon, counts))[:, died].sum(axis=1) / counts.sum(axis=1)
+    risk = _observed(time, event, horizon, counts)
     # Where everybody died the rounding of 1 must not make the score of a constant risk other than 0.
     return _brier(time, event, np.where(risk > 1 - ROUNDING, 1.0, risk)[:, None], horizon, counts)
+
+
+def _observed(time, event, horizon, counts) -> np.ndarray:
+    """1 - Kaplan-Meier at the horizon; NaN where the last patient was censored before, and for an empty row."""
+    early = np.lexsort((~event, time))  # deaths before censorings of the same day: ties need no rule of their own
+    early = early[time[early] <= horizon]
+    drawn, everybody = counts[:, early], counts.sum(axis=1)
+    gone, died = np.cumsum(drawn, axis=1), event[early]
+    at_risk = everybody[:, None] - (gone - drawn)[:, died]
+    alive = np.prod(1 - drawn[:, died] / np.where(at_risk > 0, at_risk, 1.0), axis=1)
+    later = everybody - drawn.sum(axis=1)
+    return np.where((everybody > 0) & ((later > 0) | (alive < ROUNDING)), 1 - alive, np.nan)
+
+
+def _oe_ratio(time, event, risk, horizon, counts) -> np.ndarray:
+    return _ratio(_observed(time, event, horizon, counts) * counts.sum(axis=1), counts @ risk)
+
+
+def _recalibration(time, event, risk, horizon, counts) -> tuple[np.ndarray, np.ndarray]:
+    weights = counts * _weights(time, event, horizon, counts)
+    found = recalibration(event & (time <= horizon), weights, risk)
+    return tuple(np.where(_known(weights, counts), values, np.nan) for values in found)
+
+
+def _errors(time, event, risk, horizon, counts) -> dict[str, np.ndarray]:
+    observed = smooth_calibration(time, event, risk, horizon, counts).observed(risk)
+    errors = np.abs(observed - risk)
+    found = {"ici": _ratio((counts * errors).sum(axis=1), counts.sum(axis=1))}
+    found |= {name: weighted_quantile(errors, counts, share) for name, share in (("e50", 0.5), ("e90", 0.9))}
+    known = _followed_to(time, event, horizon, counts)
+    return {name: np.where(known, values, np.nan) for name, values in found.items()}
+
+
+def _treated(time, event, positive, horizon, counts) -> tuple[np.ndarray, np.ndarray]:
+    """(share of patients who are positive, observed risk among them; 0 where there are none)."""
+    treated = counts * positive
+    share = treated.sum(axis=1) / counts.sum(axis=1)
+    return share, np.where(share > 0, _observed(time, event, horizon, treated), 0.0)
+
+
+def _net_benefit(share, risk, threshold) -> np.ndarray:
+    return share * (risk - (1 - risk) * threshold / (1 - threshold))
+
+
+def _followed_to(time, event, horizon, counts) -> np.ndarray:
+    """Whether the resample says what became of everybody by the horizon; [b]."""
+    return _known(counts * _weights(time, event, horizon, counts), counts)
 
 
 def _known(weights, counts) -> np.ndarray:
@@ -263,25 +572,35 @@ def _known(weights, counts) -> np.ndarray:
 
 def _weights(time, event, horizon, counts) -> np.ndarray:
     """[b, n]: 1 / G(T-) for deaths by the horizon, 1 / G(horizon) for those at risk after it, else 0."""
-    times, after = _censoring(time, event, counts)
-    steps = np.concatenate([np.ones((len(counts), 1)), after], axis=1)
-    just_before = steps[:, np.searchsorted(times, time, side="left")]
+    times, steps = _censoring(time, event, counts)
     at_horizon = steps[:, np.searchsorted(times, horizon, side="right")][:, None]
-    died, at_risk = event & (time <= horizon), time > horizon
+    deaths = np.where(time <= horizon, _death_weights(time, event, counts, times, steps), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        weights = np.where(died, 1 / just_before, np.where(at_risk, 1 / at_horizon, 0.0))
-    return np.where(counts > 0, weights, 0.0)
+        return deaths + np.where((counts > 0) & (time > horizon), 1 / at_horizon, 0.0)
+
+
+def _death_weights(time, event, counts, times=None, steps=None) -> np.ndarray:
+    """[b, n]: 1 / G(T-) for deaths, else 0. times, steps: of ``_censoring``, if known."""
+    if times is None:
+        times, steps = _censoring(time, event, counts)
+    died, weights = np.flatnonzero(event), np.zeros(counts.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = 1 / steps[:, np.searchsorted(times, time[died], side="left")]
+    weights[:, died] = np.where(counts[:, died] > 0, found, 0.0)
+    return weights
 
 
 def _censoring(time, event, counts) -> tuple[np.ndarray, np.ndarray]:
-    """(distinct times [k], G just after each [b, k]); a death on the day of a censoring comes before it."""
+    """(distinct times [k], G [b, k + 1]: at first, then just after each); a death on the day of a censoring comes
+    before it."""
     order = np.argsort(time, kind="stable")
     times, starts = np.unique(time[order], return_index=True)
     everybody = np.add.reduceat(counts[:, order], starts, axis=1)
     censored = np.add.reduceat(counts[:, order] * ~event[order], starts, axis=1)
     at_risk = np.cumsum(everybody[:, ::-1], axis=1)[:, ::-1] - (everybody - censored)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return times, np.cumprod(np.where(at_risk > 0, 1 - censored / at_risk, 1.0), axis=1)
+        after = np.cumprod(np.where(at_risk > 0, 1 - censored / at_risk, 1.0), axis=1)
+    return times, np.concatenate([np.ones((len(counts), 1)), after], axis=1)
 
 
 # --- Inside -----------------------------------------------------------------------------------------------------------
@@ -301,15 +620,41 @@ def _once(time) -> np.ndarray:
     return np.ones((1, len(time)))
 
 
-def _row(name: str, horizon: float, value: float, spread: Sequence[float]) -> dict:
+class _Undefined:
+    """Collects where metrics are undefined, to say it once for each metric. subject: what its name is put after."""
+
+    def __init__(self, subject: str = "") -> None:
+        self.subject = subject
+        self.here: dict[str, list[float]] = {}
+        self.resampled: dict[str, list[str]] = {}
+
+    def note(self, name: str, horizon: float, value: float, left_out: int, resampled: int) -> None:
+        if not np.isfinite(value):
+            self.here.setdefault(name, []).append(f"{horizon:g}")
+        elif left_out:
+            self.resampled.setdefault(name, []).append(f"{left_out} of {resampled} resamples at {horizon:g} days")
+
+    def warn(self) -> None:
+        for name, days in self.here.items():
+            text = f"{self.subject}{name} at {', '.join(days)} days is not defined for these patients."
+            warnings.warn(text, MetricWarning, stacklevel=3)
+        for name, where in self.resampled.items():
+            text = f"{self.subject}{name} is not defined in {', '.join(where)}, which are left out."
+            warnings.warn(text, MetricWarning, stacklevel=3)
+
+
+def _intervals(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 2.5th and 97.5th percentile of every column of [b, k], of its finite values; NaN if most are not."""
+    limits = np.full((2, spread.shape[1]), np.nan)
+    for column, values in enumerate(spread.T):
+        found = values[np.isfinite(values)]
+        if len(found) and 2 * len(found) >= len(values):
+            limits[:, column] = np.percentile(found, [2.5, 97.5])
+    return limits[0], limits[1]
+
+
+def _row(name: str, horizon: float, value: float, spread: np.ndarray, undefined: _Undefined) -> dict:
     """A row of metrics.csv; the interval leaves out resamples in which the metric is undefined."""
-    found = np.asarray(spread)[np.isfinite(spread)]
-    low, high = (None, None)
-    if 2 * len(found) >= max(len(spread), 1) and len(found):
-        low, high = (float(x) for x in np.percentile(found, [2.5, 97.5]))
-    if not np.isfinite(value) or (len(spread) and len(found) < len(spread)):
-        what = "is not defined for these patients" if not np.isfinite(value) else (
-            f"is not defined in {len(spread) - len(found)} of {len(spread)} resamples, which are left out"
-        )  # fmt: skip
-        warnings.warn(f"{name} at {horizon:g} days {what}.", MetricWarning, stacklevel=3)
+    low, high = (None if np.isnan(limit[0]) else float(limit[0]) for limit in _intervals(spread[:, None]))
+    undefined.note(name, horizon, value, int((~np.isfinite(spread)).sum()), len(spread))
     return dict(zip(COLUMNS, (name, float(horizon), value if np.isfinite(value) else None, low, high)))

@@ -129,14 +129,15 @@ def survival_pair(
 
 
 def log_rank_p(time_days, event, risk, cut: float) -> float | None:
-    """p of the log-rank test (lifelines) between patients above and not above ``cut``; None where one group is empty
-    or nobody died."""
+    """p of the log-rank test between patients above and not above ``cut``; None where one group is empty or nobody
+    died."""
     time, event, high = np.asarray(time_days, float), np.asarray(event).astype(bool), np.asarray(risk) > cut
     if high.all() or not high.any() or not event.any():
         return None
-    from lifelines.statistics import logrank_test
+    from sksurv.compare import compare_survival
+    from sksurv.util import Surv
 
-    return float(logrank_test(time[high], time[~high], event[high], event[~high]).p_value)
+    return float(compare_survival(Surv.from_arrays(event, time), high)[1])
 
 
 def kaplan_meier_by_risk(time_days, event, risk, cut: float, path) -> Path:
@@ -167,27 +168,63 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def calibration_plot(table: pd.DataFrame, horizon_days: float, path) -> Path:
-    """Predicted against observed risk. table: of ``metrics.calibration`` (group, patients, mean_predicted, observed,
-    ci_low, ci_high); rows without an observed risk are left out."""
+def calibration_plot(
+    table: pd.DataFrame, horizon_days: float, path, curve: pd.DataFrame | None = None, risk=None
+) -> Path:
+    """Predicted against observed risk.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of ``metrics.calibration``; rows without an observed risk are left out.
+    horizon_days : float
+    path : path-like
+    curve : DataFrame, optional
+        Of ``metrics.calibration_curve``: the smooth curve and its band.
+    risk : array_like, shape (n,), optional
+        The predicted risks, drawn as a histogram below.
+    """
     table = table[table["observed"].notna()]
-    figure, axes = _figure(5.2, 5)
+    figure = _blank_figure(5.4, 5.9 if risk is None else 6.6)
+    figure.set_layout_engine("constrained")
+    if risk is None:
+        axes = lowest = figure.add_subplot()
+    else:
+        axes, lowest = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
+        _style(lowest)
+        lowest.hist(np.asarray(risk, float), bins=np.linspace(0, 1, 41), color=BAND, edgecolor="white", lw=0.4)
+        lowest.set_ylabel("Patients")
+        lowest.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+    _style(axes)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)), label="predicted = observed")
-    predicted, observed = (table[name].to_numpy(float) for name in ("mean_predicted", "observed"))
-    below, above = observed - table["ci_low"].to_numpy(float), table["ci_high"].to_numpy(float) - observed
-    arms = np.clip(np.nan_to_num([below, above]), 0, None)
-    axes.errorbar(predicted, observed, yerr=arms, fmt="o", color=ACCENT, ms=6, mec="white", ecolor=BAND, elinewidth=2.5,
-                  zorder=4, label="group of patients, 95 % interval")  # fmt: skip
-    for x, y, count in zip(predicted, observed, table["patients"]):
-        axes.annotate(f"{count:.0f}", (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8, color=GREY)
+    if curve is not None and curve["observed"].notna().any():
+        _band(axes, curve["predicted"], curve, "observed", "smooth curve (Cox, cubic splines), 95 % interval")
+    _calibration_groups(axes, table)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(*_percent_ticks())
-    axes.set_xlabel(f"Predicted risk of death by {months_text(horizon_days)}")
-    axes.set_ylabel("Observed (Kaplan-Meier)")
-    _legend(axes, "upper left")
+    lowest.set_xlabel(f"Predicted risk of death by {months_text(horizon_days)}")
+    axes.set_ylabel("Observed risk")
+    _legend_above(figure, axes)
+    return _save(figure, path)
+
+
+def decision_curve_plot(table: pd.DataFrame, horizon_days: float, path) -> Path:
+    """Net benefit by threshold, beside treating everybody and nobody. table: of ``metrics.decision_curve``."""
+    figure, axes = _figure(6.6, 4.8)
+    percent = table["threshold"]
+    axes.axhline(0, color=GREY, lw=1.2, label="treat nobody")
+    axes.plot(percent, table["treat_all"], color=CAUTION, lw=1.3, ls=(0, (5, 3)), zorder=4, label="treat everybody")
+    _band(axes, percent, table, "net_benefit", "treat by predicted risk, 95 % interval")
+    top = max(0.05, np.nanmax(table[["net_benefit", "ci_high", "treat_all"]].to_numpy(float)))
+    depth = np.clip(-np.nanmin(table["net_benefit"].to_numpy(float)), 0.25 * top, top)
+    axes.set_ylim(-1.06 * depth, 1.06 * top)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_ticks(*_percent_ticks())
+    axes.set_xlabel(f"Threshold: risk of death by {months_text(horizon_days)} from which one would treat")
+    axes.set_ylabel("Net benefit per patient")
+    _legend_above(figure, axes)
     return _save(figure, path)
 
 
@@ -284,6 +321,36 @@ def _bare(axes) -> None:
 def _legend(axes, place: str, title: str | None = None) -> None:
     axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=INK, title=title,
                 title_fontsize=9, alignment="left")  # fmt: skip
+
+
+def _legend_above(figure, axes) -> None:
+    """The legend over the axes, where it hides nothing; for a figure with constrained layout."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False, fontsize=9,
+                  labelcolor=INK, ncols=1)  # fmt: skip
+
+
+def _band(axes, x, table: pd.DataFrame, column: str, label: str) -> None:
+    """A line with its 95 % interval (ci_low, ci_high), if there is one."""
+    low, high = (table[name].to_numpy(float) for name in ("ci_low", "ci_high"))
+    if np.isfinite(low).any():
+        axes.fill_between(x, low, high, color=BAND, alpha=0.45, lw=0, zorder=2)
+    else:
+        label = label.removesuffix(", 95 % interval")
+    axes.plot(x, table[column], color=ACCENT, lw=2, zorder=3, label=label)
+
+
+def _calibration_groups(axes, table: pd.DataFrame) -> None:
+    """Groups of patients with their intervals and, beside each, how many patients."""
+    predicted, observed = (table[name].to_numpy(float) for name in ("mean_predicted", "observed"))
+    below, above = observed - table["ci_low"].to_numpy(float), table["ci_high"].to_numpy(float) - observed
+    arms = np.clip(np.nan_to_num([below, above]), 0, None)
+    axes.errorbar(predicted, observed, yerr=arms, fmt="o", color=INK, ms=6, mec="white", ecolor=GREY, elinewidth=1.4,
+                  capsize=2.5, zorder=4, clip_on=False,
+                  label="groups of patients (Kaplan-Meier), 95 % interval")  # fmt: skip
+    for x, y, count in zip(predicted, observed, table["patients"]):
+        side, up = (-1 if x > 0.92 else 1), (1 if y < 0.06 else -1)
+        axes.annotate(f"{count:.0f}", (x, y), xytext=(6 * side, 6 * up), textcoords="offset points", fontsize=8,
+                      color=INK, ha="left" if side > 0 else "right", va="bottom" if up > 0 else "top")  # fmt: skip
 
 
 def _colours(count: int) -> list[str]:

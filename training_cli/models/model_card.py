@@ -23,6 +23,17 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "auc": "AUC (time-dependent)",
     "integrated_brier": "Integrated Brier score",
+    "uno_concordance": "Concordance (Uno)",
+    "integrated_auc": "AUC, averaged over time",
+    "oe_ratio": "Observed / expected deaths",
+    "calibration_intercept": "Calibration intercept",
+    "calibration_slope": "Calibration slope",
+    "ici": "ICI (integrated calibration index)",
+    "e50": "E50",
+    "e90": "E90",
+    "d_calibration_p": "D-calibration, p",
+    "concordance_shuffled": "Concordance, outcomes shuffled",
+    "concordance_p": "Concordance, p against shuffled outcomes",
 }
 METRIC_MEANINGS = {
     "concordance": "how often, of two patients, the one with the higher predicted risk dies first: 0.5 is chance, 1 is "
@@ -32,6 +43,17 @@ METRIC_MEANINGS = {
     "brier": "the mean squared error of the predicted risk: 0 is perfect",
     "auc": "how often one who dies by then has a higher risk than one who lives longer: 0.5 is chance, 1 is perfect",
     "integrated_brier": "the Brier score averaged over time: 0 is perfect",
+    "uno_concordance": "concordance up to the horizon, weighted so that it does not depend on the pattern of censoring",
+    "integrated_auc": "the AUC at times up to the horizon, averaged over the deaths",
+    "oe_ratio": "1 is perfect; above 1, risks are too low on the whole",
+    "calibration_intercept": "0 is perfect; above 0, risks are too low on the whole",
+    "calibration_slope": "1 is perfect; below 1, risks are too extreme, above 1 too much alike",
+    "ici": "the mean distance between predicted and observed risk: 0 is perfect",
+    "e50": "the median of these distances",
+    "e90": "the distance that 90 % of the patients do not exceed",
+    "d_calibration_p": "a small p speaks against the curves' calibration over time; a large one does not prove it",
+    "concordance_shuffled": "what chance alone gives, with its 95 % range",
+    "concordance_p": "how often chance alone ranks the patients as well as this",
 }
 
 

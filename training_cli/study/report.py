@@ -30,7 +30,7 @@ TITLES = {
     "volume": "Tumour volume alone, Cox",
     "clinical": "Age and stage, Cox",
 }
-NAMES = {"concordance": "Concordance", "ipa": "IPA", "brier": "Brier score", "auc": "AUC"}
+NAMES = {"concordance": "Concordance", "ipa": "IPA"}
 
 
 def write(outcome: Outcome, folder) -> Path:
@@ -91,6 +91,8 @@ def _comparison(outcome: Outcome, figures: Path) -> Section:
         path = report_figures.interval_plot(values, figures / f"{name}.png", NAMES[name], neutral, word)
         items.append(Figure(NAMES[name], path, f"{NAMES[name]} on the test patients with 95 % intervals."))
     items.append(_table("All metrics on the test patients", outcome.metrics, "metrics_test"))
+    few = metrics.small_sample(test.time, test.event, [place.horizon])
+    items += [few] if few else []
     if len(outcome.differences):
         items.append(_table("Differences from tumour volume alone, on the same patients", outcome.differences,
                             "differences_from_volume"))  # fmt: skip
@@ -166,12 +168,25 @@ def _risk_groups(outcome: Outcome, figures: Path) -> Section:
         path = report_figures.kaplan_meier_by_risk(time, event, risk, cut, figures / f"risk_groups_{network.id}.png")
         items.append(Figure(f"{network.title}: survival by predicted risk", path, "Test patients, cut at the median "
                             "risk of the patients that it was fine-tuned on."))  # fmt: skip
-        calibration = metrics.calibration(time, event, risk, place.horizon, groups=3)
-        path = report_figures.calibration_plot(calibration, place.horizon, figures / f"calibration_{network.id}.png")
-        items.append(Figure(f"{network.title}: calibration", path, f"Test patients in thirds, at {place.horizon:g} "
-                            "days."))  # fmt: skip
-        items.append(_table(f"{network.title}: calibration", calibration, f"calibration_{network.id}"))
+        items += _calibration(place, network, time, event, risk, figures)
     return Section("Risk groups and calibration", items)
+
+
+def _calibration(workspace: StudyWorkspace, network, time, event, risk, figures: Path) -> list:
+    """Calibration and net benefit of one network on the test patients."""
+    horizon, resampled = workspace.horizon, {"bootstrap": workspace.study.bootstrap, "seed": workspace.study.seed}
+    table = metrics.calibration(time, event, risk, horizon, groups=3)
+    curve = metrics.calibration_curve(time, event, risk, horizon, **resampled)
+    benefit = metrics.decision_curve(time, event, risk, horizon, **resampled)
+    path = report_figures.calibration_plot(table, horizon, figures / f"calibration_{network.id}.png", curve, risk)
+    decision = report_figures.decision_curve_plot(benefit, horizon, figures / f"decision_curve_{network.id}.png")
+    return [
+        Figure(f"{network.title}: calibration", path, f"Test patients, in thirds and as a smooth curve, at {horizon:g} "
+               "days."),
+        _table(f"{network.title}: calibration", table, f"calibration_{network.id}"),
+        Figure(f"{network.title}: net benefit", decision, "Test patients. At a threshold of 20 %, one would treat five "
+               "patients to reach one who would die."),
+    ]  # fmt: skip
 
 
 def _examples(outcome: Outcome, figures: Path) -> Section:
