@@ -48,7 +48,7 @@ class Settings:
     one on (0: off). recalibrate: batch norm's running statistics are measured anew, without dropout, at the end.
     dropout_from: dropout after the blocks from this one (1 to 3) on; the paper's is after all. shared_output: the
     last layer has one row of weights for all intervals, and a bias for each (proportional odds). hidden_bias: what
-    the hidden layer's biases start from (None: PyTorch's start). growth: weight of a penalty on a quarter of the
+    the hidden layer's biases start from (None: PyTorch's start). growth: weight of a penalty on an eighth of the
     slices, each shown in two sizes: how much higher the logits of the smaller are, on average over the intervals.
     """
 
@@ -201,7 +201,7 @@ class _Trainer:
         images, windows = self.examples.images[mine], self.windows[mine]
         if settings.augment:
             images = augmented(images, random)
-        grown = resized(images[: (len(images) + 3) // 4], random) if settings.growth else images[:0]
+        grown = resized(images[: (len(images) + 7) // 8], random) if settings.growth else images[:0]
         if settings.augment or settings.growth:
             images = np.concatenate([images, grown])
             windows = find_windows(images)

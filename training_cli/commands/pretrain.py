@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
-from ..options import DONE, add_command, fraction, not_negative, positive, whole_number
+from ..options import DONE, add_command, any_number, fraction, not_negative, positive, whole_number
 
 PRETRAIN_DESCRIPTION = """\
 Train the whole network on a cohort, as the paper pretrains it on lung cancer.
@@ -101,6 +102,14 @@ def _add_departures(command) -> None:
                        "the epochs from this one on")  # fmt: skip
     group.add_argument("--recalibrate", action="store_true", help="measure the batch norms' statistics anew at the "
                        "end, without dropout")  # fmt: skip
+    group.add_argument("--dropout-from", type=int, choices=(1, 2, 3), default=1, help="dropout after the blocks from "
+                       "this one on (the paper's: after all three); with 3, training takes half the time")  # fmt: skip
+    group.add_argument("--shared-output", action="store_true", help="one row of output weights for all intervals, and "
+                       "a bias for each: proportional odds")  # fmt: skip
+    group.add_argument("--hidden-bias", type=any_number, default=None, metavar="B", help="start the hidden layer's "
+                       "biases from B, so that more of its units stay active")  # fmt: skip
+    group.add_argument("--growth", type=not_negative, default=0.0, metavar="W", help="fine a network by W times what "
+                       "a tumour's logit falls by when the tumour grows")  # fmt: skip
 
 
 def _add_devices(command) -> None:
@@ -149,11 +158,7 @@ def store_of(options):
 def _settings(options):
     from ..training import Settings
 
-    return Settings(
-        options.epochs, options.batch, options.learning_rate, options.best_slices, options.seed, options.balanced,
-        options.augment, options.dropout, options.weight_decay, options.marginal_start, options.average_from,
-        options.recalibrate,
-    )  # fmt: skip
+    return Settings(**{f.name: getattr(options, f.name) for f in fields(Settings)})
 
 
 def _say(run) -> None:
