@@ -206,3 +206,61 @@ def test_a_cohort_without_deaths_is_refused(store, tmp_path):
     alive = cohort.part(cohort.patients.index[cohort.patients["event"] == 0])
     with pytest.raises(CNNSurvivalError, match="died; hazards cannot be learned"):
         training.training_examples(alive, np.array([0.0, 500.0]), None)
+
+
+def test_one_row_of_weights_for_all_intervals_stays_one(store, tmp_path):
+    from training_cli import training
+
+    settings = training.Settings(epochs=2, batch=8, best_slices=None, shared_output=True, hidden_bias=0.5,
+                                 marginal_start=True, dropout_from=3, learning_rate=1e-3)  # fmt: skip
+    run = training.pretrain(open_store(store), tmp_path / "run", settings, tell=lambda text: None)
+    rows, biases = run.weights["output.weight"], run.weights["output.bias"]
+    assert (rows == rows[0]).all() and len(set(biases)) > 1
+    assert "dropout_from = 3 (paper: 1)" in run.info["departures"]
+    assert "shared_output = True (paper: False)" in run.info["departures"]
+
+
+def test_a_zoomed_tumour_is_the_same_one_in_another_size():
+    from training_cli import training
+
+    y, x = np.mgrid[:140, :140] - 69.5
+    image = np.where(np.hypot(y, x) < 25, 100 + x, 0).astype(np.uint8)
+    for factor in (0.6, 1.0, 1.6):
+        expected = np.where(np.hypot(y, x) < 25 * factor, 100 + x / factor, 0)
+        inside = np.hypot(y, x) < 25 * factor - 2
+        found = training.zoomed(image, factor)
+        assert abs(np.count_nonzero(found) / np.count_nonzero(expected) - 1) < 0.02
+        assert np.abs(found.astype(float) - expected)[inside].max() <= 1
+    assert np.array_equal(training.zoomed(image, 1.0), image)
+    assert np.array_equal(training.zoomed(np.full((140, 140), 7, np.uint8), 3.0), np.full((140, 140), 7))
+
+
+def test_the_penalty_on_growth_is_of_larger_tumours_that_are_safer():
+    import torch
+
+    from training_cli import training
+
+    images = np.zeros((5, 140, 140), np.uint8)
+    for image, size in zip(images, (10, 20, 30, 20, 10)):
+        image[:size, :size] = 1
+    logits = torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 9.0], [-2.0, -1.0], [4.0, 4.0]])
+    # 10 px -> 20 px: the logit falls by 1.5. 20 px -> 10 px: the larger one's is 3 lower than the smaller one's.
+    assert float(training._safer_by_growing(logits, images, 2)) == pytest.approx((1.5 + 3.0) / 2)
+    assert float(training._safer_by_growing(-logits, images, 2)) == 0
+
+
+def test_with_the_penalty_a_network_learns_that_growth_is_no_relief(store, tmp_path):
+    from CNNSurvivalLib.engines import NumpyEngine
+    from training_cli import training
+
+    cohort = open_store(store)
+    falls = []
+    for growth in (0.0, 30.0):
+        settings = training.Settings(epochs=4, batch=8, best_slices=None, dropout_from=3, growth=growth,
+                                     learning_rate=1e-3)  # fmt: skip
+        run = training.pretrain(cohort, tmp_path / str(growth), settings, tell=lambda text: None)
+        engine = NumpyEngine(run.weights)
+        sizes = [[training.zoomed(image, factor) for image in cohort.images] for factor in (0.8, 1.25)]
+        small, large = (engine.logits(engine.features(np.array(images))).mean(1) for images in sizes)
+        falls.append(np.maximum(small - large, 0).mean())
+    assert falls[1] < falls[0] / 2

@@ -47,6 +47,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def any_number(text: str) -> float:
+    """For argparse: a finite number."""
+    return _number(text, lambda value: True, "a number")
+
+
 def positive(text: str) -> float:
     """For argparse: a number above 0."""
     return _number(text, lambda value: value > 0, "a number above 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import fraction, not_negative, positive, whole_number
+from ..options import any_number, fraction, not_negative, positive, whole_number
 from .store_options import add_part_options
 
 PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 50, 20  # the paper's
@@ -45,6 +45,14 @@ def add_departures(command) -> None:
                        "the epochs from this one on")  # fmt: skip
     group.add_argument("--recalibrate", action="store_true", help="measure the batch norms' statistics anew at the "
                        "end, without dropout")  # fmt: skip
+    group.add_argument("--dropout-from", type=int, choices=(1, 2, 3), default=1, help="dropout after the blocks from "
+                       "this one on (the paper's: after all three); with 3, training takes half the time")  # fmt: skip
+    group.add_argument("--shared-output", action="store_true", help="one row of output weights for all intervals, and "
+                       "a bias for each: proportional odds")  # fmt: skip
+    group.add_argument("--hidden-bias", type=any_number, default=None, metavar="B", help="start the hidden layer's "
+                       "biases from B, so that more of its units stay active")  # fmt: skip
+    group.add_argument("--growth", type=not_negative, default=0.0, metavar="W", help="penalise a network by W times "
+                       "what a tumour's logit falls by when the tumour grows")  # fmt: skip
 
 
 def settings_of(options):

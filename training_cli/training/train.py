@@ -45,6 +45,10 @@ class Settings:
     levels times 0.9 to 1.1. dropout: the paper's 0.5. weight_decay: decoupled (AdamW). marginal_start: the output
     biases start at the cohort's marginal hazards. average_from: the weights are averaged over the epochs from this
     one on (0: off). recalibrate: batch norm's running statistics are measured anew, without dropout, at the end.
+    dropout_from: dropout after the blocks from this one (1 to 3) on; the paper's is after all. shared_output: the
+    last layer has one row of weights for all intervals, and a bias for each (proportional odds). hidden_bias: what
+    the hidden layer's biases start from (None: PyTorch's start). growth: weight of a penalty on an eighth of the
+    slices, each shown in two sizes: how much higher the logits of the smaller are, on average over the intervals.
     """
 
     epochs: int = 50
@@ -59,6 +63,10 @@ class Settings:
     marginal_start: bool = False
     average_from: int = 0
     recalibrate: bool = False
+    dropout_from: int = 1
+    shared_output: bool = False
+    hidden_bias: float | None = None
+    growth: float = 0.0
 
     def departures(self, paper: Settings) -> list[str]:
         """What is not as in the paper, as words for the report."""
@@ -68,6 +76,8 @@ class Settings:
             if f.name != "seed" and getattr(self, f.name) != getattr(paper, f.name)
         ]
 
+
+GROWTH = 1.5  # how much larger or smaller the penalty on growth makes a tumour, at most
 
 PAPER = Settings()
 FINETUNE = Settings(epochs=20, best_slices=None)
@@ -127,8 +137,8 @@ def pretrain(
     """
     edges = exponential_edges() if edges is None else edges
     output = ensure_output_folder(output)
-    plan = _plan("pretrain", store, settings, edges)
-    finished = _finished(output, plan)
+    plan = plan_of("pretrain", store, settings, edges)
+    finished = finished_run(output, plan)
     if finished is not None:
         return finished
     examples = training_examples(store, edges, settings.best_slices)
@@ -141,7 +151,7 @@ def pretrain(
             tell(f"epoch {len(losses)} of {settings.epochs}: mean loss {losses[-1]:.4f}")
         if after_epoch is not None:
             after_epoch(len(losses), trainer.final_weights)
-    return trainer.finish(output, {**plan, **_outcome(examples, losses, store)})
+    return trainer.finish(output, {**plan, **outcome_of(examples, losses, store)})
 
 
 class _Windowed(torch.nn.Module):
@@ -151,8 +161,8 @@ class _Windowed(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images, windows, dropout, random):
-        return training_logits(self.network, images, windows, dropout, random)
+    def forward(self, *arguments):
+        return training_logits(self.network, *arguments)
 
 
 class _Trainer:
@@ -163,8 +173,7 @@ class _Trainer:
         self.windows = find_windows(examples.images)
         torch.manual_seed(settings.seed)
         network = net.build_network(examples.survived.shape[1])
-        if settings.marginal_start:
-            _start_at_marginal_hazards(network, examples)
+        _start(network, examples, settings)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -185,20 +194,27 @@ class _Trainer:
 
     def _step(self, batch: np.ndarray, epoch: int, step: int) -> float:
         """One step of the optimiser; returns the sum of this process's losses."""
-        rank, world = self.fabric.global_rank, self.fabric.world_size
+        settings, rank, world = self.settings, self.fabric.global_rank, self.fabric.world_size
         mine = batch[rank::world]
-        random = np.random.default_rng([self.settings.seed, epoch, step, rank])
+        random = np.random.default_rng([settings.seed, epoch, step, rank])
         images, windows = self.examples.images[mine], self.windows[mine]
-        if self.settings.augment:
+        if settings.augment:
             images = augmented(images, random)
+        grown = resized(images[: (len(images) + 7) // 8], random) if settings.growth else images[:0]
+        if settings.augment or settings.growth:
+            images = np.concatenate([images, grown])
             windows = find_windows(images)
-        logits = self.module(images, windows, self.settings.dropout, random)
+        logits = self.module(images, windows, settings.dropout, random, settings.dropout_from)
         survived, died = (
             torch.from_numpy(x[mine]).to(logits.device) for x in (self.examples.survived, self.examples.died)
         )
-        loss = net.negative_log_likelihood(logits, survived, died).sum()
+        loss = net.negative_log_likelihood(logits[: len(mine)], survived, died).sum()
+        penalty = _safer_by_growing(logits, images, len(grown)) * settings.growth * len(mine) if settings.growth else 0
         self.optimiser.zero_grad()
-        self.fabric.backward(loss * (world / len(batch)))  # DDP takes the mean over processes
+        self.fabric.backward((loss + penalty) * (world / len(batch)))  # DDP takes the mean over processes
+        if settings.shared_output:  # rows that start alike and are moved alike stay alike
+            gradient = self.network.output.weight.grad
+            gradient.copy_(gradient.mean(0, keepdim=True).expand_as(gradient))
         self.optimiser.step()
         return float(loss.detach())
 
@@ -291,6 +307,32 @@ def augmented(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return result
 
 
+def resized(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Each slice with its tumour larger or smaller by up to GROWTH, as likely the one as the other."""
+    factors = np.exp(random.uniform(-1, 1, len(images)) * np.log(GROWTH))
+    return np.stack([zoomed(image, factor) for image, factor in zip(images, factors)])
+
+
+def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
+    """A masked slice, uint8 [n, n], its tumour's image and outline stretched about the slice's middle; linear."""
+    at = (np.arange(len(image)) - (len(image) - 1) / 2) / factor + (len(image) - 1) / 2
+    low = np.floor(at).astype(int)
+    share = (at - low).astype(np.float32)
+    inside = np.pad(np.stack([image, image > 0]).astype(np.float32), ((0, 0), (1, 2), (1, 2)))
+    low = np.clip(low + 1, 0, len(image) + 1)  # where it ends there is nothing
+    rows = inside[:, low] * (1 - share[:, None]) + inside[:, low + 1] * share[:, None]
+    grey, part = rows[:, :, low] * (1 - share) + rows[:, :, low + 1] * share
+    return np.where(part >= 0.5, np.maximum(np.rint(grey / np.maximum(part, 0.5)), 1), 0).astype(np.uint8)
+
+
+def _safer_by_growing(logits, images: np.ndarray, count: int):
+    """Of the first ``count`` slices and the last, the same in another size: by how much the smaller is worse."""
+    sizes = np.count_nonzero(images, axis=(1, 2))
+    sign = np.sign(sizes[-count:] - sizes[:count]).astype(np.float32)
+    of_larger = (logits[-count:] - logits[:count]).mean(1) * torch.from_numpy(sign).to(logits.device)
+    return (-of_larger).relu().mean()
+
+
 def recalibrated(weights: dict, images: np.ndarray, windows: np.ndarray, batch: int) -> dict:
     """The weights with batch norm's running statistics measured anew on the slices, without dropout.
 
@@ -309,6 +351,17 @@ def recalibrated(weights: dict, images: np.ndarray, windows: np.ndarray, batch: 
     return net.network_weights(network)
 
 
+def _start(network, examples: Examples, settings: Settings) -> None:
+    """Where training starts, as far as the settings depart from PyTorch's own start."""
+    with torch.no_grad():
+        if settings.hidden_bias is not None:
+            network.hidden.bias.fill_(settings.hidden_bias)
+        if settings.shared_output:
+            network.output.weight.copy_(network.output.weight[:1].expand_as(network.output.weight))
+    if settings.marginal_start:
+        _start_at_marginal_hazards(network, examples)
+
+
 def _start_at_marginal_hazards(network, examples: Examples) -> None:
     died, survived = (x.sum(axis=0, dtype=np.float64) + 0.5 for x in (examples.died, examples.survived))
     with torch.no_grad():
@@ -324,15 +377,15 @@ def finetune(parent: Run, store: Store, output, settings: Settings = FINETUNE, t
     As nothing before the last layer changes, each slice's 32 features are computed once. Raises UsageError if the
     store's slices were cut in another way than the parent's, or if ``output`` holds another run.
     """
-    _check_same_preprocessing(parent, store)
+    check_same_preprocessing(parent, store)
     output = ensure_output_folder(output)
-    plan = {**_plan("finetune", store, settings, parent.edges_days), "parent": parent.info}
-    finished = _finished(output, plan)
+    plan = {**plan_of("finetune", store, settings, parent.edges_days), "parent": parent.info}
+    finished = finished_run(output, plan)
     if finished is not None:
         return finished
     weights, losses, examples = fit_last_layer(parent, store, settings)
     tell(f"last layer: mean loss {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last")
-    return save_run(output, {**plan, **_outcome(examples, losses, store)}, weights)
+    return save_run(output, {**plan, **outcome_of(examples, losses, store)}, weights)
 
 
 def fit_last_layer(parent: Run, store: Store, settings: Settings) -> tuple[dict, list[float], Examples]:
@@ -382,7 +435,7 @@ def _start_fabric(devices: Devices, output: Path) -> Fabric:
     return fabric
 
 
-def _plan(kind: str, store: Store, settings: Settings, edges: np.ndarray) -> dict:
+def plan_of(kind: str, store: Store, settings: Settings, edges: np.ndarray) -> dict:
     """What decides the outcome of a run: two runs with the same plan are the same run."""
     return {
         "kind": kind,
@@ -394,7 +447,7 @@ def _plan(kind: str, store: Store, settings: Settings, edges: np.ndarray) -> dic
     }
 
 
-def _outcome(examples: Examples, losses: list[float], store: Store) -> dict:
+def outcome_of(examples: Examples, losses: list[float], store: Store) -> dict:
     return {
         "cohort": {
             "patients": len(store.patients),
@@ -415,7 +468,7 @@ def _outcome(examples: Examples, losses: list[float], store: Store) -> dict:
     }
 
 
-def _finished(output: Path, plan: dict) -> Run | None:
+def finished_run(output: Path, plan: dict) -> Run | None:
     if not (output / RUN_FILE).is_file():
         return None
     run = load_run(output)
@@ -431,7 +484,7 @@ def _check_same_plan(found: dict, plan: dict, output: Path) -> None:
         )
 
 
-def _check_same_preprocessing(parent: Run, store: Store) -> None:
+def check_same_preprocessing(parent: Run, store: Store) -> None:
     cut, wanted = preprocessing_info(store.preprocessing), parent.info["preprocessing"]
     different = [name for name in wanted if cut.get(name) != wanted[name]]
     if different:
