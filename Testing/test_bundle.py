@@ -9,6 +9,7 @@ import pytest
 
 from bundle_maker import bundle_info, random_weights
 from CNNSurvivalLib import bundle as bd
+from CNNSurvivalLib.bundle_schema import SCHEMA
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import CNNSurvivalError
 
@@ -44,7 +45,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     weights, info = random_weights(), bundle_info()
     bundle = bd.save_bundle(tmp_path / "new", info, weights)
     assert all(np.array_equal(bundle.weights[name], weights[name]) for name in weights)
-    assert bundle.id == "random-1.0" and bundle.name == info["title"] and bundle.max_slices == 20
+    assert bundle.id == "random-1.0" and bundle.title == info["title"] and bundle.max_slices == 20
     assert bundle.edges_days.tolist() == info["intervals"]["edges_days"]
     assert bundle.preprocessing == bd.Preprocessing()
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["bundle.json", "weights.npz"]
@@ -67,7 +68,7 @@ def test_a_bundle_that_would_not_load_is_not_written(tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-@pytest.mark.parametrize("path", sorted(bd._SCHEMA))
+@pytest.mark.parametrize("path", sorted(SCHEMA))
 def test_each_field_is_needed(folder, path):
     edit(folder, path, ...)
     assert f"the field '{path}' is missing" in refused(folder)

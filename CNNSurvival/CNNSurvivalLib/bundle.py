@@ -1,18 +1,15 @@
 """The trained model on disk: a folder with ``weights.npz`` and ``bundle.json``.
 
 ``bundle.json`` holds everything that must be known to use the weights and to question what they say; its
-fields are checked against ``_SCHEMA`` below. ``weights.npz`` is read without pickle, and only if its SHA-256
+fields are checked against ``bundle_schema.SCHEMA``. ``weights.npz`` is read without pickle, and only if its SHA-256
 is the one that ``bundle.json`` gives.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
-import math
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -22,10 +19,11 @@ from typing import Iterable, Optional
 
 import numpy as np
 
+from .bundle_schema import problem_of
 from .errors import CNNSurvivalError
 from .files import atomic_write, ensure_output_folder, write_json
-from .hazards import check_edges
-from .network import CROP_PX, GREY_SCALE, weight_shapes
+from .image_text import decode_images
+from .network import weight_shapes
 from .slices import Preprocessing
 
 FORMAT = "cnn-survival-bundle"
@@ -52,8 +50,8 @@ class Bundle:
         return f"{self.info['name']}-{self.info['version']}"
 
     @property
-    def name(self) -> str:
-        """The title that people read."""
+    def title(self) -> str:
+        """What people call the model; ``id`` is what programs call it."""
         return self.info["title"]
 
     @property
@@ -66,14 +64,7 @@ class Bundle:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        values = dict(self.info["preprocessing"])
-        return Preprocessing(
-            hu_window=tuple(values["hu_window"]),
-            pixel_size_mm=values["pixel_size_mm"],
-            crop_px=values["crop_px"],
-            min_roi_px=values["min_roi_px"],
-            slice_step_mm=values["slice_step_mm"],
-        )
+        return Preprocessing.from_dict(self.info["preprocessing"])
 
     @property
     def max_slices(self) -> int:
@@ -123,7 +114,7 @@ class Bundle:
         except (OSError, ValueError):
             card = self.info["card"]
             texts = [f"**{key.replace('_', ' ')}**: {value}" for key, value in card.items() if isinstance(value, str)]
-            return "\n\n".join([f"# {self.name}", *self.facts, *texts])
+            return "\n\n".join([f"# {self.title}", *self.facts, *texts])
 
     @property
     def input_ranges(self) -> dict:
@@ -177,7 +168,7 @@ def load_bundle(folder) -> Bundle:
     """Read and check a bundle. Raises CNNSurvivalError with one sentence for whatever is wrong with it."""
     folder = Path(folder)
     info = _read_info(folder)
-    _check_info(info, folder)
+    _check_fields(info, folder)
     content = _read_weights_file(folder, info)
     return Bundle(folder, info, _read_weights(content, folder, len(info["intervals"]["edges_days"]) - 1))
 
@@ -198,18 +189,13 @@ def save_bundle(folder, info: dict, weights: dict) -> Bundle:
         **info,
         "weights_sha256": hashlib.sha256(content).hexdigest(),
     }
-    _check_info(info, folder)
+    _check_fields(info, folder)
     _read_weights(content, folder, len(info["intervals"]["edges_days"]) - 1)
     ensure_output_folder(folder)
     with atomic_write(folder / WEIGHTS_FILE, "wb") as stream:
         stream.write(content)
     write_json(folder / INFO_FILE, info)
     return load_bundle(folder)
-
-
-def encode_images(images: np.ndarray) -> str:
-    """uint8 [n, crop, crop] as text for bundle.json's self_test (zlib, base64)."""
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(images, dtype=np.uint8).tobytes(), 9)).decode("ascii")
 
 
 # --- Reading --------------------------------------------------------------------------------------------------
@@ -221,8 +207,6 @@ def _read_info(folder: Path) -> dict:
         raise CNNSurvivalError(f"'{folder}' is not a model folder (it has no {INFO_FILE}); choose a folder that has.")
     try:
         info = json.loads(_read_file(path, _MAX_INFO_BYTES).decode("utf-8"))
-    except CNNSurvivalError:
-        raise
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested beyond sense
         raise _broken(folder, f"its {INFO_FILE} is damaged") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
@@ -236,6 +220,12 @@ def _read_info(folder: Path) -> dict:
             f"{FORMAT_VERSION}; update CNNSurvival, or choose another model."
         )
     return info
+
+
+def _check_fields(info: dict, folder: Path) -> None:
+    problem = problem_of(info)
+    if problem is not None:
+        raise _broken(folder, f"in its {INFO_FILE} {problem}")
 
 
 def _read_file(path: Path, most: int) -> bytes:
@@ -270,8 +260,6 @@ def _read_weights(content: bytes, folder: Path, n_intervals: int) -> dict:
             weights = {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error,
             NotImplementedError, RuntimeError) as error:  # fmt: skip
-        if isinstance(error, CNNSurvivalError):
-            raise
         raise _broken(folder, f"its {WEIGHTS_FILE} is damaged") from error
     for name, shape in expected.items():
         if name not in weights or weights[name].shape != shape or weights[name].dtype != np.float32:
@@ -298,18 +286,6 @@ def _npz(arrays: dict) -> bytes:
     return buffer.getvalue()
 
 
-def decode_images(text: str, size: int, limit: int = 64) -> np.ndarray:
-    """Undo encode_images; raises ValueError for anything else. Unpacks no more than ``limit`` images."""
-    unpack = zlib.decompressobj()
-    try:
-        data = unpack.decompress(base64.b64decode(text, validate=True), limit * size * size)
-    except zlib.error as error:
-        raise ValueError("not compressed images") from error
-    if not data or len(data) % (size * size) or unpack.unconsumed_tail:
-        raise ValueError("not a whole number of images")
-    return np.frombuffer(data, dtype=np.uint8).reshape(-1, size, size)
-
-
 def _interval(metric: dict) -> str:
     low, high = metric.get("ci_low"), metric.get("ci_high")
     return "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
@@ -319,149 +295,3 @@ def _broken(folder: Path, what: str) -> CNNSurvivalError:
     return CNNSurvivalError(
         f"The model in '{folder}' cannot be used: {what}; copy or download the model again, or choose another."
     )
-
-
-# --- Checking bundle.json -------------------------------------------------------------------------------------
-
-
-def _number(low=-math.inf, high=math.inf, whole=False):
-    def check(value):
-        kind = int if whole else (int, float)
-        return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-
-    return check
-
-
-def _text(value) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _texts(value) -> bool:
-    return isinstance(value, list) and all(_text(item) for item in value)
-
-
-def _optional(check):
-    return lambda value: value is None or check(value)
-
-
-def _rising(low, high, strictly=False):
-    """A list of numbers within the limits that never falls (or always rises)."""
-
-    def check(value):
-        if not isinstance(value, list) or len(value) < 2 or not all(map(_number(low, high), value)):
-            return False
-        return all(a < b if strictly else a <= b for a, b in zip(value, value[1:]))
-
-    return check
-
-
-def _metric(value) -> bool:
-    """{"name", "cohort", "value", "ci_low", "ci_high"} and, where the metric has one, "horizon_days"."""
-    number = _optional(_number())
-    return (
-        isinstance(value, dict)
-        and all(_text(value.get(key)) for key in ("name", "cohort"))
-        and _number()(value.get("value"))
-        and all(number(value.get(key)) for key in ("ci_low", "ci_high", "horizon_days"))
-    )
-
-
-def _cohort(value) -> bool:
-    """{"name", "use", "patients", "events", "slices", "sites", "dates", "source", "licence", "exclusions"}."""
-    return (
-        isinstance(value, dict)
-        and all(_text(value.get(key)) for key in ("name", "use", "sites", "dates", "source", "licence", "exclusions"))
-        and all(_number(0, whole=True)(value.get(key)) for key in ("patients", "events", "slices"))
-    )
-
-
-def _list_of(check, least=0):
-    return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
-
-
-def _name(value) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None
-
-
-# Path in bundle.json -> (check, what it must be). Fields beyond these are kept and ignored.
-_SCHEMA = {
-    "name": (_name, "a short name of letters, digits, '.', '_' and '-'"),
-    "title": (_text, "a title"),
-    "version": (_name, "a version such as '1.0'"),
-    "changes": (_texts, "a list of what changed, newest first"),
-    "created": (_text, "a date"),
-    "weights_sha256": (lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None, "a SHA-256"),
-    "network.architecture": (lambda v: v == "zhang2020", "'zhang2020'"),
-    "network.output": (lambda v: v == "hazard_logits", "'hazard_logits'"),
-    "network.input_scale": (_number(GREY_SCALE, GREY_SCALE), f"{GREY_SCALE!r}, one grey level"),
-    "intervals.edges_days": (_rising(0, 1e6, strictly=True), "a list of days that rises from 0"),
-    "preprocessing.hu_window": (
-        lambda v: _rising(-1e5, 1e5, strictly=True)(v) and len(v) == 2,
-        "two rising numbers [low, high] in HU",
-    ),
-    "preprocessing.pixel_size_mm": (_optional(_number(0.05, 20)), "a number of mm, or null"),
-    "preprocessing.crop_px": (lambda v: v == CROP_PX, str(CROP_PX)),
-    "preprocessing.min_roi_px": (_number(1, 1e6, whole=True), "a number of pixels, 1 or more"),
-    "preprocessing.slice_step_mm": (_optional(_number(0.05, 100)), "a number of mm, or null"),
-    "preprocessing.ranking": (lambda v: v == "mean_percentile_rank_area_intensity", "the known ranking rule"),
-    "aggregation.method": (lambda v: v == "mean_survival", "'mean_survival'"),
-    "aggregation.max_slices": (_number(1, 10_000, whole=True), "a whole number, 1 or more"),
-    "aggregation.risk_time_days": (_number(1, 1e6), "a number of days"),
-    "cohorts": (_list_of(_cohort, least=1), "a list of cohorts with their sizes, events, sites, dates and licences"),
-    "metrics": (_list_of(_metric), "a list of metrics with name, cohort, value and interval"),
-    "reference_cohort.label": (_text, "a sentence that names the cohort"),
-    "reference_cohort.kaplan_meier.time_days": (_rising(0, 1e6, strictly=True), "a list of days that rises from 0"),
-    "reference_cohort.kaplan_meier.survival": (_list_of(_number(0, 1), least=2), "a list of probabilities"),
-    "reference_cohort.risk_quantiles": (_rising(0, 1), "a rising list of risks between 0 and 1"),
-    "self_test.images": (_text, "images as text"),
-    "self_test.hazards": (_list_of(_list_of(_number(0, 1), least=1), least=1), "a list of hazards per image"),
-    "card.intended_use": (_text, "a text"),
-    "card.disease": (_text, "a text"),
-    "card.treatment": (_text, "a text"),
-    "card.ct": (_text, "a text"),
-    "card.endpoint": (_text, "a text"),
-    "card.time_origin": (_text, "a text"),
-    "card.contours": (_text, "a text"),
-    "card.external_validation": (_text, "a text, 'none' if there was none"),
-    "card.calibration": (_text, "a text"),
-    "card.out_of_scope": (_texts, "a list of texts"),
-    "card.limitations": (_texts, "a list of texts"),
-    "card.licence": (_text, "a text"),
-    "card.citation": (_texts, "a list of texts"),
-    "training": (lambda v: isinstance(v, dict), "the settings of the training run"),
-}
-
-
-def _check_info(info: dict, folder: Path) -> None:
-    """Raise CNNSurvivalError for the first field that is missing or not what it must be."""
-    for path, (check, what) in _SCHEMA.items():
-        value = info
-        for key in path.split("."):
-            if not isinstance(value, dict) or key not in value:
-                raise _broken(folder, f"in its {INFO_FILE} the field '{path}' is missing")
-            value = value[key]
-        if not check(value):
-            raise _broken(folder, f"in its {INFO_FILE} the field '{path}' is not {what}")
-    _check_together(info, folder)
-
-
-def _check_together(info: dict, folder: Path) -> None:
-    """What the fields must be to one another."""
-    edges, km = info["intervals"]["edges_days"], info["reference_cohort"]["kaplan_meier"]
-    try:
-        check_edges(edges)
-    except ValueError as error:
-        raise _broken(folder, f"in its {INFO_FILE} the {error}") from error
-    if info["aggregation"]["risk_time_days"] > edges[-1]:
-        raise _broken(folder, f"in its {INFO_FILE} 'aggregation.risk_time_days' lies beyond the last interval")
-    survival = km["survival"]
-    falls = len(survival) == len(km["time_days"]) and all(a >= b for a, b in zip(survival, survival[1:]))
-    if not falls or km["time_days"][0] != 0 or survival[0] != 1:
-        raise _broken(folder, f"in its {INFO_FILE} the Kaplan-Meier curve does not fall from 1 at day 0")
-    try:
-        images = decode_images(info["self_test"]["images"], info["preprocessing"]["crop_px"])
-    except ValueError as error:
-        raise _broken(folder, f"in its {INFO_FILE} the field 'self_test.images' is damaged") from error
-    hazards = info["self_test"]["hazards"]
-    if len(hazards) != len(images) or any(len(row) != len(edges) - 1 for row in hazards):
-        raise _broken(folder, f"in its {INFO_FILE} 'self_test.hazards' does not match its images and intervals")

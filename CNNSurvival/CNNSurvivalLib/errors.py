@@ -1,9 +1,9 @@
-"""The exceptions that cross the library's borders."""
+"""The exceptions that callers of the library have to know."""
 
 from pathlib import Path
 
 
-class CNNSurvivalError(ValueError):
+class CNNSurvivalError(Exception):
     """A mistake in what the user gave.
 
     ``str(error)`` is one sentence that says what is wrong with which input and what to do about it.
@@ -27,4 +27,4 @@ def existing(path, what: str) -> Path:
 
 
 class Cancelled(Exception):
-    """Raised by a progress callback to stop a prediction; whoever raises it finds nothing left behind."""
+    """Raised by a progress callback to stop a prediction. Files and nodes then stay as they were."""

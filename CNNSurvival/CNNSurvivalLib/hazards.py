@@ -144,6 +144,49 @@ def kaplan_meier(time_days, event) -> tuple[np.ndarray, np.ndarray]:
     return deaths, np.cumprod(1 - count / at_risk)
 
 
+def step_curve(time_days, survival, end_days: float) -> tuple[np.ndarray, np.ndarray]:
+    """A Kaplan-Meier curve as a line to draw, with a corner before and after each step.
+
+    Parameters
+    ----------
+    time_days, survival : array_like, shape [t]
+        Times of the steps in days, the first at 0, and S just after each.
+    end_days : float
+        Where the line ends. A curve that ends earlier is not continued.
+
+    Returns
+    -------
+    time_days, survival : ndarray of float64, shape [corners]
+    """
+    time_days, survival = np.asarray(time_days, dtype=np.float64), np.asarray(survival, dtype=np.float64)
+    inside = time_days <= end_days
+    times, values = np.repeat(time_days[inside], 2)[1:], np.repeat(survival[inside], 2)[:-1]
+    if not np.all(inside):  # there are steps after the end: S is known up to it
+        times, values = np.append(times, end_days), np.append(values, values[-1])
+    return times, values
+
+
+def step_survival_at(time_days, survival, at_days) -> np.ndarray:
+    """S of a Kaplan-Meier curve at any times.
+
+    Parameters
+    ----------
+    time_days, survival : array_like, shape [t]
+        Times of the steps in days, the first at 0, and S just after each.
+    at_days : array_like
+        Times in days at which S is wanted, 0 or more.
+
+    Returns
+    -------
+    ndarray of float64, shape of ``at_days``
+        NaN after the last step.
+    """
+    time_days, survival = np.asarray(time_days, dtype=np.float64), np.asarray(survival, dtype=np.float64)
+    at_days = np.asarray(at_days, dtype=np.float64)
+    value = survival[np.searchsorted(time_days, at_days, side="right") - 1]
+    return np.where(at_days > time_days[-1], np.nan, value)
+
+
 def months_text(days: float) -> str:
     """547.875 -> "18 months"; 100 -> "3.3 months"."""
     months = days / MONTH_DAYS

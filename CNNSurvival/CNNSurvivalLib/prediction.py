@@ -11,10 +11,11 @@ import numpy as np
 import scipy
 
 from . import __version__
-from .bundle import Bundle, decode_images, encode_images
+from .bundle import Bundle
 from .engines import create_engine
 from .errors import CNNSurvivalError
 from .hazards import MONTH_DAYS, median_survival, restricted_mean_survival, survival_at, survival_function
+from .image_text import decode_images, encode_images
 from .slices import RankedSlices, extract_slices
 
 HORIZONS_MONTHS = (6, 12, 18, 24, 36)
@@ -395,7 +396,7 @@ def _provenance(bundle: Bundle, engine, preprocessing, max_slices: int) -> dict:
     return {
         "software": f"CNNSurvival {__version__}",
         "model": bundle.id,
-        "model_title": bundle.name,
+        "model_title": bundle.title,
         "model_weights_sha256": bundle.sha256,
         "engine": engine.description,
         "python": platform.python_version(),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -48,6 +48,23 @@ class Preprocessing:
     crop_px: int = 140
     min_roi_px: int = 250
     slice_step_mm: Optional[float] = None
+
+    @classmethod
+    def from_dict(cls, values) -> Preprocessing:
+        """The settings as bundle.json, a store and a run hold them.
+
+        Parameters
+        ----------
+        values : mapping
+            Has a key for every field; other keys are ignored.
+
+        Raises
+        ------
+        KeyError
+            Where a field is missing.
+        """
+        own = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**{**own, "hu_window": tuple(own["hu_window"])})
 
 
 @dataclass(frozen=True)

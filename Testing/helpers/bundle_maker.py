@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from CNNSurvivalLib.bundle import encode_images
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.hazards import exponential_edges
+from CNNSurvivalLib.image_text import encode_images
 from CNNSurvivalLib.network import GREY_SCALE, weight_shapes
 
 

@@ -21,7 +21,7 @@ def _run_models(options) -> int:
         if bundle is None:
             print(f"{mark} {folder.name}: {problem}")
             continue
-        print(f"{mark} {bundle.id}: {bundle.name}")
+        print(f"{mark} {bundle.id}: {bundle.title}")
         for label, key in (("disease", "disease"), ("treatment", "treatment"), ("CT", "ct"), ("licence", "licence")):
             print(f"      {label}: {bundle.info['card'][key]}")
     return DONE

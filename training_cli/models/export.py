@@ -22,11 +22,12 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from CNNSurvivalLib.bundle import Bundle, encode_images, load_bundle, save_bundle
+from CNNSurvivalLib.bundle import Bundle, load_bundle, save_bundle
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError, existing
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, MONTH_DAYS, kaplan_meier, months_text
+from CNNSurvivalLib.image_text import encode_images
 from CNNSurvivalLib.network import CROP_PX, GREY_SCALE, import_torch, network_from_weights
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 

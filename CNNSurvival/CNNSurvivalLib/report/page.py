@@ -190,7 +190,7 @@ def _warnings(page: Page, p: Prediction, y: float) -> float:
 
 
 def _model(page: Page, p: Prediction, y: float) -> float:
-    page.text(LEFT, y, f"Model: {p.bundle.name} ({p.bundle.id})"[:110], 9.5, BOLD, INK)
+    page.text(LEFT, y, f"Model: {p.bundle.title} ({p.bundle.id})"[:110], 9.5, BOLD, INK)
     y += 13
     for fact in p.bundle.facts[:7]:
         y = _paragraph(page, fact, y, 8.5, INK, most=2)

@@ -67,12 +67,11 @@ class Page:
         self._content: list = []
         self._images: list = []
 
-    def text(self, x, y, text: str, size=9.0, font=REGULAR, color=(0, 0, 0), align="left", angle=0) -> None:
-        """y is the baseline. align: "left", "right" or "center" of x. angle: 0, or 90 for upwards."""
+    def text(self, x, y, text: str, size=9.0, font=REGULAR, color=(0, 0, 0), align="left") -> None:
+        """y is the baseline. align: "left", "right" or "center" of x."""
         shift = {"left": 0, "right": 1, "center": 0.5}[align] * text_width(text, size, font)
-        x, y = (x - shift, y) if angle == 0 else (x, y + shift)
-        turn = "1 0 0 1" if angle == 0 else "0 1 -1 0"
-        self._add(f"BT {_rgb(color)} rg /{font} {size:.2f} Tf {turn} {x:.2f} {self._y(y)} Tm {_string(text)} Tj ET")
+        place = f"1 0 0 1 {x - shift:.2f} {self._y(y)} Tm"
+        self._add(f"BT {_rgb(color)} rg /{font} {size:.2f} Tf {place} {_string(text)} Tj ET")
 
     def polyline(self, points, color=(0, 0, 0), width=1.0, dash=()) -> None:
         """points: [n, 2] of x, y."""

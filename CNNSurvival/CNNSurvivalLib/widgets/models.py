@@ -42,7 +42,7 @@ class ModelSection:
         self._filling = True
         self.ui.modelComboBox.clear()
         for folder, bundle, problem in self._models:
-            text = bundle.name if bundle else _("{name} (cannot be used)").format(name=folder.name)
+            text = bundle.title if bundle else _("{name} (cannot be used)").format(name=folder.name)
             self.ui.modelComboBox.addItem(text)
             tip = problem or f"{bundle.id}, {folder}"
             self.ui.modelComboBox.setItemData(self.ui.modelComboBox.count - 1, tip, qt.Qt.ToolTipRole)
@@ -77,7 +77,7 @@ class ModelSection:
 
     def onCardButton(self, checked=False) -> None:
         if self.bundle:
-            showText(self.bundle.name, self.bundle.card_text)
+            showText(self.bundle.title, self.bundle.card_text)
 
     def onAddModelsButton(self, checked=False) -> None:
         folder = qt.QFileDialog.getExistingDirectory(

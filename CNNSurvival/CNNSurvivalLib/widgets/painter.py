@@ -15,7 +15,7 @@ class Painter:
     def __init__(self, painter) -> None:
         self._painter = painter
 
-    def text(self, x, y, text, size=9.0, font="", color=(0, 0, 0), align="left", angle=0) -> None:
+    def text(self, x, y, text, size=9.0, font="", color=(0, 0, 0), align="left") -> None:
         face = qt.QFont("Helvetica")
         face.setPixelSize(int(round(size)))
         face.setBold(font == BOLD)
