@@ -5,29 +5,69 @@ import math
 import numpy as np
 import pytest
 
-from bundle_maker import random_weights
+from bundle_maker import bundle_info, bundle_info_2, population_info, random_weights
+from CNNSurvivalLib.bundle import load_bundle, save_bundle
+from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits, survival_function
 from CNNSurvivalLib.populations import Population, outside_ranges, patient_score, shifted
 
 EDGES = exponential_edges()
-AGE = {"name": "age_years", "label": "age", "unit": "years", "low": 18, "high": 110}
-N_STAGE = {"name": "n_stage", "label": "N stage", "choices": {"N0": 0, "N1": 1, "N2": 2, "N3": 3}}
 
 
 def population(**changes):
-    return Population({
-        "name": "here", "title": "Patients from here", "offset": 0.0, "covariates": [AGE, N_STAGE],
-        "terms": [
-            {"intercept": -2.0, "coefficients": {"age_years": 0.03}},
-            {"intercept": -0.4, "coefficients": {"n_stage": 0.3}},
-            {"intercept": -2.2, "coefficients": {"age_years": 0.028, "n_stage": 0.25}},
-        ],
-        "interval": {"level": 0.95, "score_mean": -1.0, "covariance": [[0.04, 0.01], [0.01, 0.09]],
-                     "network_variance": 0.01},
-        "ranges": {"largest_area_px": [300, 5000], "age_years": [45, 85]},
-        **changes,
-    })  # fmt: skip
+    return Population(population_info(**changes))
+
+
+# --- In a bundle ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_holds_several_populations_the_default_first(tmp_path):
+    bundle = save_bundle(tmp_path / "b", bundle_info_2(default="there"), random_weights())
+    assert bundle.info["format_version"] == 2
+    assert [each.name for each in bundle.populations] == ["there", "here"]
+    assert bundle.population.name == "there"
+    here = bundle.for_population("here")
+    assert here.population.title == "Patients from here" and bundle.for_population(None).population.name == "there"
+    with pytest.raises(UsageError, match="no population 'elsewhere'; it has: there, here"):
+        bundle.for_population("elsewhere")
+
+
+def test_one_network_gives_each_population_its_own_hazards(tmp_path):
+    bundle = save_bundle(tmp_path / "b", bundle_info_2(), random_weights())
+    images, as_trained = bundle.self_test
+    here, there = (create_engine("numpy", bundle.for_population(name)).hazards(images) for name in ("here", "there"))
+    assert here == pytest.approx(as_trained, abs=1e-6)
+    moved = np.log(there / (1 - there)) - np.log(here / (1 - here))
+    assert moved == pytest.approx(np.tile(np.linspace(-1.5, -0.5, 19), (len(images), 1)), abs=1e-4)
+
+
+def test_a_bundle_of_version_1_has_one_population_and_the_same_weights(tmp_path):
+    bundle = save_bundle(tmp_path / "b", bundle_info(), random_weights())
+    assert bundle.info["format_version"] == 1 and len(bundle.populations) == 1
+    assert bundle.population.reference_label == "100 invented patients" and not bundle.population.covariates
+    assert all(bundle.network_weights[name] is bundle.weights[name] for name in bundle.weights)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"default_population": "none"}, "'default_population' is none of the populations"),
+        ({"populations": []}, "field 'populations' is not a list of populations"),
+        ({"populations": [population_info(), population_info()]}, "two populations have the same name"),
+        ({"populations": [population_info(title="")]}, "is not a list of populations"),
+        ({"populations": [population_info(offset=[1.0, 2.0])]}, "'offset' is not one number or 19"),
+        ({"populations": [population_info(last_layer={"weight": [[1.0]], "bias": [0.0]})]}, "not of shape"),
+        ({"populations": [population_info(terms=[])]}, "one term for each set of its covariates"),
+        ({"populations": [population_info(interval={"level": 2})]}, "is not a list of populations"),
+        ({"populations": [population_info(ranges={"age_years": [90, 40]})]}, "is not a list of populations"),
+    ],
+)
+def test_a_bundle_with_a_wrong_population_is_refused(tmp_path, changes, words):
+    with pytest.raises(CNNSurvivalError, match=words):
+        save_bundle(tmp_path / "b", {**bundle_info_2(), **changes}, random_weights())
+    with pytest.raises(CNNSurvivalError):
+        load_bundle(tmp_path / "b")
 
 
 # --- Applying ---------------------------------------------------------------------------------------------------------
@@ -112,7 +152,7 @@ def test_a_score_orders_as_the_risk():
 
 def test_values_beyond_the_population_are_named():
     found = outside_ranges(population(), {"largest_area_px": 6000, "age_years": 60, "unknown": 1})
-    assert found == ["The tumour's largest slice has 6000 pixels; 98% of the patients of 'Patients from here' had 300 "
+    assert found == ["The tumour's largest slice has 6000 pixels; 98% of the patients of 'Patients from here' had 260 "
                      "to 5000."]  # fmt: skip
 
 

@@ -27,15 +27,15 @@ _COLUMNS = 80
 
 
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
-    """The engine of that name with the bundle's weights.
+    """The engine of that name with the weights of the bundle's population.
 
     device: for torch only, "cpu", "cuda" ...; None takes a GPU where there is one.
     Raises CNNSurvivalError for an unknown name, or where torch or the device is missing.
     """
     if name == "numpy":
-        return NumpyEngine(bundle.weights)
+        return NumpyEngine(bundle.network_weights)
     if name == "torch":
-        return TorchEngine(bundle.weights, device)
+        return TorchEngine(bundle.network_weights, device)
     raise CNNSurvivalError(f"There is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 

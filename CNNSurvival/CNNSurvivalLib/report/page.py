@@ -68,7 +68,7 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
         canvas.polyline(at(month, [0, 1]), FAINT, 0.5 * scale)
         canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, INK, "center")
     canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, INK, "center")
-    times, survival = p.bundle.kaplan_meier
+    times, survival = p.bundle.population.kaplan_meier
     times = times / MONTH_DAYS
     inside = times <= end
     corners = np.repeat(times[inside], 2)[1:], np.repeat(survival[inside], 2)[:-1]
@@ -194,7 +194,7 @@ def _model(page: Page, p: Prediction, y: float) -> float:
     y += 13
     for fact in p.bundle.facts[:7]:
         y = _paragraph(page, fact, y, 8.5, INK, most=2)
-    return _paragraph(page, f"Reference cohort: {p.bundle.reference_label}", y, 8.5, INK, most=2)
+    return _paragraph(page, f"Reference cohort: {p.bundle.population.reference_label}", y, 8.5, INK, most=2)
 
 
 def _provenance(page: Page, p: Prediction, y: float) -> None:
