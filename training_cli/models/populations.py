@@ -403,6 +403,90 @@ def covariate_entry(covariate: Covariate) -> dict:
     return {**entry, "low": covariate.low, "high": covariate.high}
 
 
+# Covariates that a table may hold, by the name of their column. Which of them a population takes is decided by
+# cross-validation.
+KNOWN_COVARIATES = {
+    "age_years": Covariate("age_years", "age", "years", 18, 110),
+    "n_stage": Covariate("n_stage", "N stage", "", 0, 3, {"N0": 0, "N1": 1, "N2": 2, "N3": 3}),
+    "t_stage": Covariate("t_stage", "T stage", "", 0, 4, {"T0": 0, "T1": 1, "T2": 2, "T3": 3, "T4": 4}),
+    "hpv": Covariate("hpv", "HPV", "", 0, 1, {"negative": 0, "positive": 1}),
+}
+# Ways in which tables write a choice.
+_SPELLINGS = {"hpv": {"-": "negative", "+": "positive", "neg": "negative", "pos": "positive"}}
+
+
+def covariate_values(table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of a patients' table as numbers, NaN where not known; name -> float [patients].
+
+    Stages may be written N2, 2, N2b or 2b (the letter is left out). Raises UsageError for a value that is none.
+    """
+    values = {}
+    for name in names:
+        covariate, column = KNOWN_COVARIATES[name], table[name] if name in table else [None] * len(table)
+        parsed = [covariate.parse(_spelled(covariate, text)) for text in column]
+        values[name] = np.array([np.nan if value is None else value for value in parsed])
+    return values
+
+
+def _spelled(covariate: Covariate, text) -> str:
+    text = "" if text is None or text != text else str(text).strip()
+    text = _SPELLINGS.get(covariate.name, {}).get(text.casefold(), text)
+    if covariate.name.endswith("_stage"):
+        text = text.removesuffix(".0").rstrip("abcdABCD")
+        return "" if text.upper() in ("NX", "TX", "X") else text
+    return text
+
+
+def compare_terms(
+    scores: Scores, values: Mapping[str, np.ndarray], horizon_days: float, bootstrap: int = 1000, folds: int = 5,
+    repeats: int = 3, seed: int = 2020,
+) -> list[dict]:  # fmt: skip
+    """What image, clinical values and both give, cross-validated on the same patients: rows for metrics.
+
+    Returns
+    -------
+    list of dict
+        name (concordance or ipa), predictor ("image", "clinical", "image and clinical", or two of them with "minus"
+        between), horizon_days, value, ci_low, ci_high: of risks averaged over ``repeats`` divisions into folds.
+    """
+    from ..evaluation.metrics import difference, score_predictions
+
+    ways = {"image": (scores, shift_only, {})}
+    if values:
+        ways["clinical"] = (marginal_scores(scores), shift_and_terms, values)
+        ways["image and clinical"] = (scores, shift_and_terms, values)
+    risks = {
+        name: np.mean(
+            [crossvalidated_risks(start, fit, given, folds, seed + k, horizon_days) for k in range(repeats)], axis=0
+        )
+        for name, (start, fit, given) in ways.items()
+    }
+    outcome = (scores.time, scores.event)
+    found = {name: score_predictions(*outcome, {horizon_days: risk}, bootstrap, seed) for name, risk in risks.items()}
+    for other in ("image", "clinical") if values else ():
+        pair = (risks["image and clinical"], risks[other])
+        found[f"image and clinical minus {other}"] = difference(*outcome, *pair, horizon_days, bootstrap, seed)
+    return [
+        _metric_row(row, name) for name, rows in found.items() for row in rows if row["metric"] in ("concordance", "ipa")
+    ]
+
+
+def _metric_row(row: dict, predictor: str) -> dict:
+    return {"name": row["metric"], "predictor": predictor, "horizon_days": row["horizon_days"], "value": row["value"],
+            "ci_low": row["ci_low"], "ci_high": row["ci_high"]}  # fmt: skip
+
+
+def patient_ranges(store: Store, max_slices: int, ages: np.ndarray | None = None) -> dict:
+    """1st and 99th percentile of what the patients of a store had: the measures of ``populations.MEASURES``."""
+    rows = [store.rows(patient, max_slices) for patient in store.patient_ids]
+    largest = [store.slices.loc[some, "area_px"].max() for some in rows]
+    grey = [store.slices.loc[some, "mean_intensity"].mean() for some in rows]
+    measures = {"largest_area_px": largest, "mean_intensity": grey}
+    if ages is not None:
+        measures["age_years"] = ages[np.isfinite(ages)]
+    return {name: np.percentile(each, [1, 99]).tolist() for name, each in measures.items() if len(each)}
+
+
 def _check_deaths(scores: Scores) -> None:
     if not scores.event.any():
         raise CNNSurvivalError("None of the patients died; a population cannot be calibrated on them.")
