@@ -43,7 +43,7 @@ See more in the <a href="https://github.com/CNNSurvival/SlicerCNNSurvival">docum
 The network follows Zhang et al., BMC Medical Imaging 20:11 (2020); its survival likelihood Gensheimer and
 Narasimhan, PeerJ 7:e6257 (2019).
 """)
-        # The Sample Data module is there once Slicer has started.
+        # The Sample Data module can be imported once Slicer has started.
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
@@ -77,7 +77,7 @@ class CNNSurvivalParameterNode:
     segmentation, segmentId - The tumour.
     modelId - The model's name and version, as in Bundle.id; empty for the one that comes as default.
     minimumRoi - Slices with fewer tumour pixels are not used.
-    maximumSlices - Only so many of the best slices are used.
+    maximumSlices - At most this many of the best slices are used.
     horizons - The months at which S(t) is shown, with commas between.
     """
 
@@ -98,7 +98,8 @@ class CNNSurvivalParameterNode:
 class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel. It shows the parameter node and the result nodes of its inputs, and computes nothing.
 
-    Its parts (model, slices, comparison, explanation, export, batch) are in CNNSurvivalLib/widgets.
+    The boxes Inputs and Result are here, the others in CNNSurvivalLib/widgets. The library is imported inside
+    functions: it brings scipy, which would slow Slicer's start.
     """
 
     def __init__(self, parent=None) -> None:
@@ -107,7 +108,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._updating = False  # while the panel is filled, its signals are not the user's
+        self._updating = False  # while the code fills the panel, its signals do not come from the user
         self._guessedFor = ""  # ID of the CT for which the tumour was last looked for
         self._shown = (None, None)  # the record that is shown, as text, and its prediction
         self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
@@ -115,10 +116,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- Life of the panel
 
     def setup(self) -> None:
-        from CNNSurvivalLib.widgets.models import ModelSection
-        from CNNSurvivalLib.widgets.results import BatchSection, CompareSection, ExplainSection, ExportSection
+        from CNNSurvivalLib.widgets.batch_box import BatchSection
+        from CNNSurvivalLib.widgets.compare_box import CompareSection
+        from CNNSurvivalLib.widgets.explain_box import ExplainSection
+        from CNNSurvivalLib.widgets.export_box import ExportSection
+        from CNNSurvivalLib.widgets.model_box import ModelSection
         from CNNSurvivalLib.widgets.runner import Runner
-        from CNNSurvivalLib.widgets.slices import SlicesSection
+        from CNNSurvivalLib.widgets.slices_box import SlicesSection
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/CNNSurvival.ui"))
@@ -163,7 +167,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        # The panel is filled again when the user comes back; work under way goes on.
+        # The panel is filled again when the user comes back. Work under way continues.
         if not self.runner.running:
             self.setParameterNode(None)
 
@@ -217,29 +221,40 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameterNode
         if not p or self.runner.running:
             return
+        from CNNSurvivalLib.mrml.guesses import guess_volume
+
         with slicer.util.NodeModify(p):
             if not self.models.select(p.modelId):
                 self._setModel(next(iter(self.models.bundles), None))
             if not p.volume:
-                p.volume = self.logic.scene.guess_volume(slicer.mrmlScene)
+                p.volume = guess_volume(slicer.mrmlScene)
             if not p.segmentation:
                 self._guessTumour()
             elif not self._segmentExists():
-                p.segmentId = self.logic.scene.guess_segment(p.segmentation)
+                p.segmentId = self._guessSegment(p.segmentation)
         self.ui.sampleButton.visible = not p.volume
 
     def _guessTumour(self) -> None:
+        from CNNSurvivalLib.mrml.guesses import guess_tumour
+
         p = self._parameterNode
-        p.segmentation = self.logic.scene.guess_segmentation(slicer.mrmlScene, p.volume)
-        p.segmentId = self.logic.scene.guess_segment(p.segmentation)
+        p.segmentation, p.segmentId = guess_tumour(slicer.mrmlScene, p.volume)
+
+    @staticmethod
+    def _guessSegment(segmentation) -> str:
+        from CNNSurvivalLib.mrml.guesses import guess_segment
+
+        return guess_segment(segmentation)
 
     def _guessForAnotherVolume(self) -> None:
         """Where the user chose another CT: the tumour that was drawn on it."""
+        from CNNSurvivalLib.mrml.guesses import refers_to
+
         p = self._parameterNode
         volumeId, self._guessedFor = self._guessedFor, self._id(p.volume)
         if not p.volume or volumeId == self._guessedFor:
             return
-        if not p.segmentation or not self.logic.scene.refers_to(p.segmentation, p.volume):
+        if not p.segmentation or not refers_to(p.segmentation, p.volume):
             self._guessTumour()
 
     def _segmentExists(self) -> bool:
@@ -251,7 +266,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         with slicer.util.NodeModify(self._parameterNode):
             self._parameterNode.segmentation = node
-            self._parameterNode.segmentId = self.logic.scene.guess_segment(node)
+            self._parameterNode.segmentId = self._guessSegment(node)
 
     def onSegmentSelected(self, segmentId) -> None:
         p = self._parameterNode
@@ -259,7 +274,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._updating or not p or self.ui.segmentSelector.currentNodeID() != self._id(p.segmentation):
             return
         removed = p.segmentId and not self._segmentExists()  # then the selector takes the first one that is left
-        p.segmentId = self.logic.scene.guess_segment(p.segmentation) if removed else segmentId
+        p.segmentId = self._guessSegment(p.segmentation) if removed else segmentId
 
     def onSampleButton(self, checked=False) -> None:
         with slicer.util.tryWithErrorDisplay(_("The sample case could not be made."), waitCursor=True):
@@ -323,6 +338,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def _showResult(self) -> None:
+        from CNNSurvivalLib.mrml.results import read_record
+
         result = self._result()
         self.ui.resultCollapsibleButton.visible = result is not None
         self.slices.show(self._prediction())
@@ -330,7 +347,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             section.show()
         if result is None:
             return
-        record = self.logic.scene.read_record(result)
+        record = read_record(result)
         warnings = [_("Warning: {text}").format(text=text) for text in record.get("warnings", [])]
         self.ui.sentenceLabel.text = record.get("sentence", "")
         self.ui.warningsLabel.text = "\n".join(warnings)
@@ -340,24 +357,30 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.staleLabel.visible = before is not None and before != self._segmentTime()
 
     def _result(self):
+        from CNNSurvivalLib.mrml.results import find_result
+
         p = self._parameterNode
-        return self.logic.scene.find_result(slicer.mrmlScene, p.volume, p.segmentation, p.segmentId) if p else None
+        return find_result(slicer.mrmlScene, p.volume, p.segmentation, p.segmentId) if p else None
 
     def _volumeAndResult(self) -> tuple:
         return (self._parameterNode.volume if self._parameterNode else None), self._result()
 
     def _prediction(self):
-        """The prediction that is shown, from its record; None where there is none, or its model is not at hand."""
+        """The prediction that is shown, from its record; None where there is none, or its model is not in the list."""
+        from CNNSurvivalLib.mrml.results import read_prediction
+
         result = self._result()
         text = result.record.GetText() if result else None
         if text is None or self._shown[0] != text:
-            found = self.logic.scene.read_prediction(result, self.models.bundles) if result else None
+            found = read_prediction(result, self.models.bundles) if result else None
             self._shown = (text, found)
         return self._shown[1]
 
     def _segmentTime(self) -> int:
         """When the segment was last changed, in VTK's count of this session."""
-        return self.logic.scene.segment_time(self._parameterNode.segmentation, self._parameterNode.segmentId)
+        from CNNSurvivalLib.mrml.inputs import segment_time
+
+        return segment_time(self._parameterNode.segmentation, self._parameterNode.segmentId)
 
     # --- Predict, and what can be changed afterwards
 
@@ -446,7 +469,7 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def process(self, volume, segmentation, segmentId, bundle=None, minimumRoi=None, maximumSlices=None, engine=None,
                 progress=None, horizons=None):  # fmt: skip
-        """Predict, and leave the result in the scene (CNNSurvivalLib.mrml.scene.Result); works without a window.
+        """Predict, and leave the result in the scene (CNNSurvivalLib.mrml.results.Result); works without a window.
 
         bundle: from CNNSurvivalLib.bundle.load_bundle, None for the default model. minimumRoi, maximumSlices: None
         for the model's own. engine: from CNNSurvivalLib.engines.create_engine, None for the built-in one. horizons:
@@ -454,41 +477,48 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         it was.
         """
         from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
-        from CNNSurvivalLib.prediction import parse_horizons
+        from CNNSurvivalLib.mrml.inputs import predict_nodes
+        from CNNSurvivalLib.mrml.results import write_result
+        from CNNSurvivalLib.report.text import parse_horizons
 
         bundle = bundle or load_bundle(default_bundle_folder())
         options = {"min_roi_px": minimumRoi, "max_slices": maximumSlices}
         if horizons is not None:
             options["horizons_months"] = parse_horizons(horizons)
-        prediction = self.scene.predict_nodes(volume, segmentation, segmentId, bundle, engine, progress, **options)
-        return self.scene.write_result(slicer.mrmlScene, prediction, volume, segmentation, segmentId)
+        prediction = predict_nodes(volume, segmentation, segmentId, bundle, engine, progress, **options)
+        return write_result(slicer.mrmlScene, prediction, volume, segmentation, segmentId)
 
     def revise(self, prediction, volume, segmentation, segmentId, used=None, horizons=None):
-        """Update the result for other slices (list of bool) or horizons; the network does not run again."""
-        from CNNSurvivalLib.prediction import parse_horizons, revise
+        """Update the result for other slices (list of bool) or horizons. The network does not run again."""
+        from CNNSurvivalLib.mrml.results import write_result
+        from CNNSurvivalLib.prediction import revise
+        from CNNSurvivalLib.report.text import parse_horizons
 
         months = None if horizons is None else parse_horizons(horizons)
         revised = revise(prediction, used, months)
-        return self.scene.write_result(slicer.mrmlScene, revised, volume, segmentation, segmentId)
+        return write_result(slicer.mrmlScene, revised, volume, segmentation, segmentId)
 
     def explain(self, volume, result, prediction, engine=None, progress=None):
         """(map of where the tumour raises or lowers the risk, a volume node beside the result; a sentence on it)."""
         from CNNSurvivalLib.engines import create_engine
         from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
+        from CNNSurvivalLib.mrml.explanation import write_explanation
+        from CNNSurvivalLib.mrml.inputs import grid_of
 
         maps = occlusion_maps(prediction, engine or create_engine("numpy", prediction.bundle), progress=progress)
-        values = on_ct_grid(maps, prediction, *self.scene.grid_of(volume))
-        return self.scene.write_explanation(slicer.mrmlScene, volume, values, result), maps.sentence
+        values = on_ct_grid(maps, prediction, *grid_of(volume))
+        return write_explanation(slicer.mrmlScene, volume, values, result), maps.sentence
 
     def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
         """Write report, picture, tables and, if ``scene``, all of the scene as .mrb; returns the paths."""
-        from CNNSurvivalLib.report.export import export_folder, free_path
+        from CNNSurvivalLib.mrml.results import read_record
+        from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
         from CNNSurvivalLib.widgets.painter import curve_png
 
         report = progress or (lambda step, fraction: None)
         report(_("Writing files"), 0.1)
-        inputs = self.scene.read_record(result).get("inputs")
-        paths = export_folder(prediction, folder, inputs, patient, lambda: curve_png(prediction))
+        inputs = read_record(result).get("inputs")
+        paths = write_case_folder(prediction, folder, inputs, patient=patient, picture=lambda: curve_png(prediction))
         if scene:
             report(_("Saving the scene"), 0.5)
             path = free_path(folder, "scene.mrb")
@@ -531,7 +561,7 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         slicer.modules.plots.logic().ShowChartInLayout(chart)
 
     def showExplanation(self, node) -> None:
-        """Over the CT in the slice views; None takes it away again."""
+        """Show the map over the CT in the slice views; None hides it."""
         if node is None:
             slicer.util.setSliceViewerLayers(foreground=None)
         else:
@@ -539,21 +569,9 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def models(self, folders=()) -> list:
         """[(folder, Bundle or None, what is wrong with it or None)] shipped and in folders, the default first."""
-        from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, shipped_models_folder
+        from CNNSurvivalLib.bundle import installed_bundles
 
-        models = find_bundles([shipped_models_folder(), *folders])
-        try:
-            default = default_bundle_folder()
-        except CNNSurvivalError:  # which one is the default is not said: the first will do
-            return models
-        return sorted(models, key=lambda model: model[0] != default)
-
-    @property
-    def scene(self):
-        """CNNSurvivalLib.mrml.scene. Not imported with this file: it brings scipy, which would slow Slicer's start."""
-        from CNNSurvivalLib.mrml import scene
-
-        return scene
+        return installed_bundles(folders)
 
 
 #

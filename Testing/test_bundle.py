@@ -165,6 +165,17 @@ def test_risk_percentile_runs_through_the_reference_risks(tiny_bundle):
     assert [tiny_bundle.risk_percentile(r) for r in (0.0, 0.1, 0.5, 0.9, 1.0)] == pytest.approx([0, 0, 50, 100, 100])
 
 
+def test_the_default_bundle_is_the_first_of_those_installed(tiny_bundle):
+    found = bd.installed_bundles([tiny_bundle.folder])
+    assert found[0][0] == bd.default_bundle_folder() and tiny_bundle.folder in [path for path, _, _ in found]
+    assert len(found) == len(bd.find_bundles([bd.shipped_models_folder()])) + 1
+
+
+def test_a_users_mistake_is_no_value_error():
+    """A clause for damaged numbers or text must not catch our own sentences."""
+    assert not issubclass(CNNSurvivalError, ValueError)
+
+
 def test_shipped_bundles_load_and_pass_their_own_test():
     found = bd.find_bundles([bd.shipped_models_folder()])
     assert found and bd.default_bundle_folder() in [path for path, _, _ in found]

@@ -10,9 +10,10 @@ import pytest
 
 from CNNSurvivalLib import prediction as pr
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.report.export import export_folder, free_path
+from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
 from CNNSurvivalLib.report.page import write_report
 from CNNSurvivalLib.report.pdf import BOLD, Page, text_width, wrapped
+from CNNSurvivalLib.report.tables import curve_table, slice_table
 from CNNSurvivalLib.slices import axial_geometry
 
 INPUTS = {"volume": "CT chest", "segmentation": "Contours", "segment": "GTVp"}
@@ -87,12 +88,12 @@ def test_pictures_keep_their_pixels():
 
 
 def test_the_folder_holds_what_the_command_line_writes(prediction, tmp_path):
-    paths = export_folder(prediction, tmp_path / "out", INPUTS, picture=lambda: b"PNG")
+    paths = write_case_folder(prediction, tmp_path / "out", INPUTS, picture=lambda: b"PNG")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in paths}
     assert (tmp_path / "out" / "survival_curve.png").read_bytes() == b"PNG"
     record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
     assert record["risk"] == prediction.risk and record["input"] == INPUTS
-    for name, table in (("survival_curve.csv", pr.curve_table), ("slices.csv", pr.slice_table)):
+    for name, table in (("survival_curve.csv", curve_table), ("slices.csv", slice_table)):
         with open(tmp_path / "out" / name, newline="", encoding="utf-8") as stream:
             header, *rows = csv.reader(stream)
         assert header == table(prediction)[0] and len(rows) == len(table(prediction)[1])
@@ -104,9 +105,9 @@ def test_what_goes_wrong_leaves_no_json(prediction, tmp_path):
         raise CNNSurvivalError("no picture")
 
     with pytest.raises(CNNSurvivalError):
-        export_folder(prediction, tmp_path / "out", picture=fails)
+        write_case_folder(prediction, tmp_path / "out", picture=fails)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "prediction.json" not in names and "survival_curve.png" not in names
     (tmp_path / "file").write_text("x")
     with pytest.raises(CNNSurvivalError, match="cannot be written"):
-        export_folder(prediction, tmp_path / "file")
+        write_case_folder(prediction, tmp_path / "file")

@@ -10,7 +10,10 @@ import pydicom
 import pytest
 
 from CNNSurvivalLib.io.readers import read_case
-from CNNSurvivalLib.mrml import scene as scene_io
+from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation
+from CNNSurvivalLib.mrml.inputs import ct_and_mask
+from CNNSurvivalLib.mrml.results import find_result, read_record
+from CNNSurvivalLib.report.text import summary
 from CNNSurvivalLib.slices import extract_slices
 from training_cli.demo import phantom
 from training_cli.demo import run as demo
@@ -187,16 +190,16 @@ def test_scene_opens_with_everything_in_it(ran, arrays, tmp_path):
     assert scene.ReadFromMRB(str(output / demo.SCENE_FILE))
     volume = scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
     segmentation = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    hu, mask, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, TUMOUR)
+    hu, mask, ijk_to_ras, warnings = ct_and_mask(volume, segmentation, TUMOUR)
     assert np.array_equal(hu, arrays[0]) and np.array_equal(mask, arrays[1][TUMOUR])
     assert np.allclose(ijk_to_ras, arrays[3], atol=1e-4) and warnings == []
     assert volume.GetDisplayNode().GetColorNode().GetName() == "Grey"
     assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")  # what the 3D view shows
-    assert scene_io.guess_segmentation(scene, volume) is segmentation
-    assert scene_io.guess_segment(segmentation) == TUMOUR
-    result = scene_io.find_result(scene, volume, segmentation, TUMOUR)
-    assert result.summary.GetNumberOfRows() == len(prediction.summary)
-    assert scene_io.read_record(result)["risk"] == prediction.risk
+    assert guess_segmentation(scene, volume) is segmentation
+    assert guess_segment(segmentation) == TUMOUR
+    result = find_result(scene, volume, segmentation, TUMOUR)
+    assert result.summary.GetNumberOfRows() == len(summary(prediction))
+    assert read_record(result)["risk"] == prediction.risk
     assert scene.GetFirstNodeByClass("vtkMRMLPlotViewNode").GetPlotChartNode() is result.chart
     assert scene.GetFirstNodeByClass("vtkMRMLSelectionNode").GetActivePlotChartID() == result.chart.GetID()
     layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")

@@ -8,6 +8,10 @@ import pytest
 from CNNSurvivalLib import prediction as pr
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
+from CNNSurvivalLib.record import from_record, to_record
+from CNNSurvivalLib.report.pictures import thumbnail
+from CNNSurvivalLib.report.tables import curve_table, horizon_table, slice_table, to_dict
+from CNNSurvivalLib.report.text import parse_horizons, sentence, summary
 from CNNSurvivalLib.slices import axial_geometry
 
 GEOMETRY = axial_geometry((3.0, 1.0, 1.0))
@@ -49,19 +53,19 @@ def test_at_most_the_bundles_number_of_slices_is_used(sphere, tiny_bundle):
 
 
 def test_tables_hold_the_curve_the_horizons_and_the_slices(prediction):
-    header, rows = pr.curve_table(prediction)
+    header, rows = curve_table(prediction)
     assert header[0] == "time_days" and len(rows) == 20 and rows[0][:5] == [0, 0, 1, 1, 1]
     np.testing.assert_allclose([row[2] for row in rows], prediction.survival)
-    header, rows = pr.horizon_table(prediction)
+    header, rows = horizon_table(prediction)
     assert [row[0] for row in rows] == [6, 12, 18, 24, 36]
     assert rows[2][5] == 0.7  # the test bundle's Kaplan-Meier curve between 400 and 900 days
-    header, rows = pr.slice_table(prediction)
+    header, rows = slice_table(prediction)
     assert header[:2] == ["rank", "slice_index"] and [row[0] for row in rows] == list(range(1, len(rows) + 1))
     assert rows[0][header.index("risk")] == pytest.approx(prediction.slice_risk[0])
 
 
 def test_json_is_complete_and_the_same_each_time(sphere, tiny_bundle):
-    texts = [json.dumps(pr.to_dict(pr.predict(*sphere(), GEOMETRY, tiny_bundle)), allow_nan=False) for _ in range(2)]
+    texts = [json.dumps(to_dict(pr.predict(*sphere(), GEOMETRY, tiny_bundle)), allow_nan=False) for _ in range(2)]
     assert texts[0] == texts[1]
     content = json.loads(texts[0])
     assert content["provenance"]["model"] == "random-1.0"
@@ -73,9 +77,9 @@ def test_json_is_complete_and_the_same_each_time(sphere, tiny_bundle):
 
 def test_words_say_what_the_numbers_say(prediction):
     p = prediction
-    assert f"{1 - p.risk:.0%} of patients" in p.sentence and "18 months" in p.sentence
-    assert "100 invented patients" in p.sentence
-    labels = dict(p.summary)
+    assert f"{1 - p.risk:.0%} of patients" in sentence(p) and "18 months" in sentence(p)
+    assert "100 invented patients" in sentence(p)
+    labels = dict(summary(p))
     assert labels["Survival at 18 months"] == f"{1 - p.risk:.0%}"
     assert labels["Slices used"] == f"{len(p.slices)} of {p.slices.roi_slices} with tumour"
 
@@ -86,8 +90,8 @@ def test_horizons_beyond_the_model_are_not_invented(tmp_path, sphere):
 
     bundle = save_bundle(tmp_path / "b", bundle_info(edges=[0, 200, 400, 600]), random_weights(3))
     p = pr.predict(*sphere(), GEOMETRY, bundle)
-    assert dict(p.summary)["Survival at 24 months"] == "beyond the model's horizon"
-    assert pr.to_dict(p)["survival_at_months"]["36"] is None
+    assert dict(summary(p))["Survival at 24 months"] == "beyond the model's horizon"
+    assert to_dict(p)["survival_at_months"]["36"] is None
 
 
 def test_median_not_reached_is_said_so(tmp_path, sphere):
@@ -97,7 +101,7 @@ def test_median_not_reached_is_said_so(tmp_path, sphere):
     weights = random_weights()
     weights["output.bias"] -= 20
     p = pr.predict(*sphere(), GEOMETRY, save_bundle(tmp_path / "b", bundle_info(weights), weights))
-    assert p.median_survival_days is None and dict(p.summary)["Median survival"] == "not reached within 78 months"
+    assert p.median_survival_days is None and dict(summary(p))["Median survival"] == "not reached within 78 months"
 
 
 def test_warnings_of_input_slices_and_curve_come_together(sphere, tiny_bundle):
@@ -130,7 +134,7 @@ def test_options_below_one_are_refused(sphere, tiny_bundle, option):
         pr.predict(*sphere(), GEOMETRY, tiny_bundle, **{option: 0})
 
 
-# --- Taking a prediction up again -----------------------------------------------------------------------------
+# --- Revised and restored -----------------------------------------------------------------------------
 
 
 def test_slices_that_are_left_out_do_not_count(prediction):
@@ -139,8 +143,8 @@ def test_slices_that_are_left_out_do_not_count(prediction):
     revised = pr.revise(prediction, used)
     np.testing.assert_allclose(revised.survival, prediction.slice_survival[1:].mean(axis=0))
     assert any(f"1 of {len(used)} slices were left out" in text for text in revised.warnings)
-    assert pr.to_dict(revised)["n_slices"] == len(used) - 1
-    header, rows = pr.slice_table(revised)
+    assert to_dict(revised)["n_slices"] == len(used) - 1
+    header, rows = slice_table(revised)
     assert [row[header.index("used")] for row in rows] == [0] + [1] * (len(used) - 1)
     again = pr.revise(revised, np.ones(len(used), dtype=bool))
     np.testing.assert_array_equal(again.survival, prediction.survival)
@@ -150,26 +154,26 @@ def test_slices_that_are_left_out_do_not_count(prediction):
 
 
 def test_other_horizons(prediction):
-    revised = pr.revise(prediction, horizons_months=pr.parse_horizons("24; 3,6.5"))
+    revised = pr.revise(prediction, horizons_months=parse_horizons("24; 3,6.5"))
     assert revised.horizons_months == (3, 6.5, 24)
     days = np.array([3, 6.5, 24]) * 30.4375
     np.testing.assert_allclose(revised.horizon_survival, np.interp(days, revised.time_days, revised.survival))
-    assert revised.summary[1][0] == "Survival at 6.5 months"
+    assert summary(revised)[1][0] == "Survival at 6.5 months"
     np.testing.assert_array_equal(revised.survival, prediction.survival)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-3", "6, nan", "0", "1e9", ",".join(map(str, range(1, 20)))])
 def test_horizons_that_are_none(text):
     with pytest.raises(CNNSurvivalError, match="not a list of months"):
-        pr.parse_horizons(text)
+        parse_horizons(text)
 
 
 def test_a_record_brings_the_prediction_back(prediction, tiny_bundle):
     used = np.arange(len(prediction.slices)) != 1
     revised = pr.revise(prediction, used, (6, 18))
-    record = json.loads(json.dumps(pr.to_record(revised), allow_nan=False))
-    back = pr.from_record(record, tiny_bundle)
-    assert json.loads(json.dumps(pr.to_dict(back))) == json.loads(json.dumps(pr.to_dict(revised)))
+    record = json.loads(json.dumps(to_record(revised), allow_nan=False))
+    back = from_record(record, tiny_bundle)
+    assert json.loads(json.dumps(to_dict(back))) == json.loads(json.dumps(to_dict(revised)))
     assert back.same_slices(prediction)
     np.testing.assert_allclose(back.slices.pixel_to_ras, prediction.slices.pixel_to_ras)
 
@@ -179,12 +183,12 @@ def test_a_record_brings_the_prediction_back(prediction, tiny_bundle):
     (("provenance", "model_weights_sha256"), "0" * 64), (("state", "used"), [False]),
 ])  # fmt: skip
 def test_a_record_that_is_damaged_or_of_another_model_is_none(prediction, tiny_bundle, path, value):
-    record = json.loads(json.dumps(pr.to_record(prediction)))
+    record = json.loads(json.dumps(to_record(prediction)))
     inner = record
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    assert pr.from_record(record, tiny_bundle) is None
+    assert from_record(record, tiny_bundle) is None
 
 
 def test_unlike_the_training_there_is_a_warning(sphere, tiny_bundle):
@@ -200,5 +204,5 @@ def test_unlike_the_training_there_is_a_warning(sphere, tiny_bundle):
 
 def test_thumbnails_are_pictures(prediction):
     for rank in range(len(prediction.slices)):
-        magic, width, height, most, pixels = prediction.thumbnail(rank).split(maxsplit=4)
+        magic, width, height, most, pixels = thumbnail(prediction.slices.images[rank]).split(maxsplit=4)
         assert magic == b"P5" and most == b"255" and len(pixels) <= int(width) * int(height)

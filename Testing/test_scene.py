@@ -11,7 +11,12 @@ vtk = pytest.importorskip("vtk")
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
 
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
-from CNNSurvivalLib.mrml import scene as scene_io  # noqa: E402
+from CNNSurvivalLib.mrml.comparison import write_comparison  # noqa: E402
+from CNNSurvivalLib.mrml.explanation import find_explanation, write_explanation  # noqa: E402
+from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation, guess_tumour, guess_volume  # noqa: E402
+from CNNSurvivalLib.mrml.inputs import _grid, ct_and_mask, grid_of, patient_name, predict_nodes  # noqa: E402
+from CNNSurvivalLib.mrml.nodes import nodes_of  # noqa: E402
+from CNNSurvivalLib.mrml.results import all_results, find_result, label_of, read_prediction, read_record, write_result  # noqa: E402
 from CNNSurvivalLib.prediction import predict  # noqa: E402
 from CNNSurvivalLib.slices import axial_geometry  # noqa: E402
 
@@ -168,7 +173,7 @@ def test_same_grid_is_identical_voxel_for_voxel(scene):
     mask = ball()
     segmentation = add_segmentation(scene, {"Tumour": mask}, volume=volume)
     before = snapshot(scene)
-    hu, found, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    hu, found, ijk_to_ras, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert np.array_equal(found, mask) and found.dtype == np.uint8
     assert np.array_equal(hu, vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars()).reshape(SHAPE))
     assert np.allclose(ijk_to_ras, axial_geometry(SPACING)) and warnings == []
@@ -182,7 +187,7 @@ def test_labelmap_that_covers_only_its_segment(scene):
     segmentation = add_segmentation(scene, {"Tumour": mask[box]}, first=(20, 10, 5))
     expected = np.zeros_like(mask)
     expected[box] = mask[box]
-    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, _, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert np.array_equal(found, expected) and warnings == []
 
 
@@ -196,7 +201,7 @@ def test_shared_labelmap_gives_each_segment_its_own_voxels(scene):
     assert len({segments.GetSegment(s).GetLabelValue() for s in ("Tumour", "Lung")}) == 2
     before = snapshot(scene)
     for name, expected in (("Tumour", tumour), ("Lung", lung)):
-        _, found, _, _ = scene_io.ct_and_mask(volume, node, name)
+        _, found, _, _ = ct_and_mask(volume, node, name)
         assert np.array_equal(found, expected), name
     assert snapshot(scene) == before
 
@@ -208,7 +213,7 @@ def test_overlapping_segments_in_layers(scene):
     segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)
     assert segmentation.GetSegmentation().GetNumberOfLayers() == 2
     for name, expected in masks.items():
-        assert np.array_equal(scene_io.ct_and_mask(volume, segmentation, name)[1], expected)
+        assert np.array_equal(ct_and_mask(volume, segmentation, name)[1], expected)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ def test_finer_and_coarser_segmentation(scene, spacing, least_dice):
     shape = tuple(int(np.ceil(n * s / t)) + 4 for n, s, t in zip(SHAPE, SPACING, spacing))
     geometry = axial_geometry(spacing, (1.3, 0.4, -2.1))  # shifted by parts of a voxel, too
     segmentation = add_segmentation(scene, {"Tumour": ball(shape, geometry)}, geometry)
-    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, _, warnings = ct_and_mask(volume, segmentation, "Tumour")
     expected = ball()
     assert int(found.sum()) == pytest.approx(int(expected.sum()), rel=0.03)
     assert dice(found, expected) > least_dice
@@ -231,7 +236,7 @@ def test_segment_partly_outside_is_cut_and_said_so(scene):
     center = CENTER + [0, 0, 30]  # the CT ends 30 mm above its centre
     shape, geometry = (40, 80, 90), axial_geometry(SPACING)
     segmentation = add_segmentation(scene, {"Tumour": ball(shape, geometry, center)}, geometry)
-    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, _, warnings = ct_and_mask(volume, segmentation, "Tumour")
     whole = ball(shape, geometry, center)
     assert np.array_equal(found, whole[:20])
     lost = whole[20:].sum() / whole.sum()
@@ -244,7 +249,7 @@ def test_segment_elsewhere_is_an_error(scene, distance):
     geometry = axial_geometry(SPACING, (0, 0, distance))
     segmentation = add_segmentation(scene, {"Tumour": ball(SHAPE, geometry, CENTER + [0, 0, distance])}, geometry)
     with pytest.raises(CNNSurvivalError, match="'Tumour' lies entirely outside the CT"):
-        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        ct_and_mask(volume, segmentation, "Tumour")
 
 
 def test_segment_thinner_than_the_voxels(scene):
@@ -252,13 +257,13 @@ def test_segment_thinner_than_the_voxels(scene):
     geometry = axial_geometry((0.1, 0.1, 0.1), (-45.4, -40.4, 28.9))
     segmentation = add_segmentation(scene, {"Tumour": np.ones((1, 2, 2), np.uint8)}, geometry)
     with pytest.raises(CNNSurvivalError, match="so thin that it misses every voxel"):
-        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        ct_and_mask(volume, segmentation, "Tumour")
 
 
 def test_closed_surface_is_rasterised_on_a_copy(scene):
     volume, segmentation = add_volume(scene), add_surface(scene)
     before = snapshot(scene)
-    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, _, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert dice(found, ball()) > 0.97 and warnings == []
     assert int(found.sum()) * 3 == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.03)
     assert snapshot(scene) == before
@@ -268,24 +273,24 @@ def test_closed_surface_is_rasterised_on_a_copy(scene):
 def test_closed_surface_under_transforms_and_beyond_the_ct(scene):
     volume, segmentation = add_volume(scene), add_surface(scene)
     put_under(scene, segmentation, translation(0, 0, 30))
-    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, _, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert dice(found, ball(center=CENTER + [0, 0, 30])) > 0.97
     assert len(warnings) == 1 and "lies outside" in warnings[0]
     put_under(scene, segmentation, translation(0, 0, 300))
     with pytest.raises(CNNSurvivalError, match="entirely outside"):
-        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        ct_and_mask(volume, segmentation, "Tumour")
 
 
 def test_source_representation_counts_not_a_derived_labelmap(scene):
     """A coarse labelmap that Slicer derived for display must not replace the surface it came from."""
     volume, segmentation = add_volume(scene), add_surface(scene)
     coarse = axial_geometry((12, 8, 8), (20, 20, -20))
-    reference = scene_io._grid(matrix(coarse), [(0, 15), (0, 15), (0, 7)])
+    reference = _grid(matrix(coarse), [(0, 15), (0, 15), (0, 7)])
     segmentation.GetSegmentation().SetConversionParameter(
         "Reference image geometry", slicer.vtkSegmentationConverter.SerializeImageGeometry(reference)
     )
     assert segmentation.CreateBinaryLabelmapRepresentation()
-    assert dice(scene_io.ct_and_mask(volume, segmentation, "Tumour")[1], ball()) > 0.97
+    assert dice(ct_and_mask(volume, segmentation, "Tumour")[1], ball()) > 0.97
 
 
 def test_volume_and_segmentation_under_the_same_transform(scene):
@@ -293,7 +298,7 @@ def test_volume_and_segmentation_under_the_same_transform(scene):
     move = rotation(7) @ translation(5, -9, 13)
     transform = put_under(scene, volume, move)
     segmentation.SetAndObserveTransformNodeID(transform.GetID())
-    _, found, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, ijk_to_ras, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert np.array_equal(found, ball()) and warnings == []
     assert np.allclose(ijk_to_ras, move @ axial_geometry(SPACING))
 
@@ -310,7 +315,7 @@ def test_different_linear_transforms(scene):
     segmentation = add_segmentation(scene, {"Tumour": ball((60, 60, 60), geometry, drawn_center)}, geometry)
     put_under(scene, segmentation, registration, "Drawn to room")
     before = snapshot(scene)
-    _, found, _, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, _, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert dice(found, ball()) > 0.96 and warnings == []
     assert snapshot(scene) == before
 
@@ -320,7 +325,7 @@ def test_scaling_transform_on_the_segmentation(scene):
     geometry = axial_geometry((0.5, 0.5, 0.5), CENTER / 4 + [10, 10, -10])
     segmentation = add_segmentation(scene, {"Tumour": ball((40, 40, 40), geometry, CENTER / 4, RADIUS / 4)}, geometry)
     put_under(scene, segmentation, np.diag([4.0, 4.0, 4.0, 1.0]))
-    assert dice(scene_io.ct_and_mask(volume, segmentation, "Tumour")[1], ball()) > 0.95
+    assert dice(ct_and_mask(volume, segmentation, "Tumour")[1], ball()) > 0.95
 
 
 def test_non_linear_transform_on_the_segmentation(scene):
@@ -333,7 +338,7 @@ def test_non_linear_transform_on_the_segmentation(scene):
         transform = put_under_warp(scene, segmentation, shift)
         assert not transform.IsTransformToWorldLinear()
         before = snapshot(scene)
-        _, found, _, _ = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        _, found, _, _ = ct_and_mask(volume, segmentation, "Tumour")
         assert dice(found, ball()) > 0.96
         assert snapshot(scene) == before
 
@@ -342,19 +347,19 @@ def test_transforms_that_the_ct_cannot_have(scene):
     volume, segmentation = add_volume(scene), add_segmentation(scene)
     put_under_warp(scene, volume, np.array([1.0, 2, 3]), "Acquisition")
     with pytest.raises(CNNSurvivalError, match="'CT' is under the non-linear transform 'Acquisition'; harden"):
-        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        ct_and_mask(volume, segmentation, "Tumour")
     shear = np.eye(4)
     shear[1, 2] = 0.3
     put_under(scene, volume, shear, "Tilt")
     with pytest.raises(CNNSurvivalError, match="'Tilt' shears the CT 'CT'"):
-        scene_io.ct_and_mask(volume, segmentation, "Tumour")
+        ct_and_mask(volume, segmentation, "Tumour")
 
 
 def test_scaled_ct_is_used_with_a_warning(scene):
     volume, segmentation = add_volume(scene), add_segmentation(scene)
     transform = put_under(scene, volume, np.diag([1.1, 1.1, 1.1, 1]), "Grow")
     segmentation.SetAndObserveTransformNodeID(transform.GetID())
-    _, found, ijk_to_ras, warnings = scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    _, found, ijk_to_ras, warnings = ct_and_mask(volume, segmentation, "Tumour")
     assert np.array_equal(found, ball()) and np.linalg.norm(ijk_to_ras[:3, 0]) == pytest.approx(1.1)
     assert len(warnings) == 1 and "'Grow' scales the CT 'CT' by up to 10%" in warnings[0]
 
@@ -373,12 +378,12 @@ def test_any_acquisition_and_another_grid_for_the_segment(scene, geometry):
     assert expected.sum() > 1000
     volume = add_volume(scene, np.where(expected, 40, -850).astype(np.int16), geometry)
     same = add_segmentation(scene, {"Tumour": expected}, geometry)
-    _, found, ijk_to_ras, _ = scene_io.ct_and_mask(volume, same, "Tumour")
+    _, found, ijk_to_ras, _ = ct_and_mask(volume, same, "Tumour")
     assert np.array_equal(found, expected) and np.allclose(ijk_to_ras, geometry)
     axial = axial_geometry((1.5, 0.8, 0.8), center + [40, 40, -40])
     other = add_segmentation(scene, {"Tumour": ball((60, 100, 100), axial, center, radius)}, axial)
-    assert dice(scene_io.ct_and_mask(volume, other, "Tumour")[1], expected) > 0.95
-    assert dice(scene_io.ct_and_mask(volume, add_surface(scene, center, radius), "Tumour")[1], expected) > 0.96
+    assert dice(ct_and_mask(volume, other, "Tumour")[1], expected) > 0.95
+    assert dice(ct_and_mask(volume, add_surface(scene, center, radius), "Tumour")[1], expected) > 0.96
 
 
 def test_one_full_size_copy_at_most(scene):
@@ -389,7 +394,7 @@ def test_one_full_size_copy_at_most(scene):
     volume = add_volume(scene, np.zeros(shape, np.int16), geometry)
     segmentation = add_segmentation(scene, {"Tumour": mask}, geometry)
     tracemalloc.start()
-    scene_io.ct_and_mask(volume, segmentation, "Tumour")
+    ct_and_mask(volume, segmentation, "Tumour")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.15 * mask.nbytes
@@ -409,13 +414,13 @@ def test_missing_inputs(scene):
         ((segmentation, segmentation, "Tumour"), "is not a single grey-level volume"),
     ):
         with pytest.raises(CNNSurvivalError, match=sentence):
-            scene_io.ct_and_mask(*arguments)
+            ct_and_mask(*arguments)
 
 
 def test_several_segments_are_listed(scene):
     segmentation = add_segmentation(scene, {"Heart": ball(), "GTVp": ball()})
     with pytest.raises(CNNSurvivalError, match="'Heart', 'GTVp'"):
-        scene_io.ct_and_mask(add_volume(scene), segmentation, "GTVn")
+        ct_and_mask(add_volume(scene), segmentation, "GTVn")
 
 
 def test_volumes_that_are_no_ct(scene):
@@ -428,7 +433,7 @@ def test_volumes_that_are_no_ct(scene):
         (scene.AddNewNodeByClass("vtkMRMLSequenceNode", "4DCT"), "'4DCT' is not a single grey-level volume"),
     ):
         with pytest.raises(CNNSurvivalError, match=sentence):
-            scene_io.ct_and_mask(volume, segmentation, "Tumour")
+            ct_and_mask(volume, segmentation, "Tumour")
 
 
 def test_empty_segments(scene):
@@ -440,10 +445,10 @@ def test_empty_segments(scene):
     surface.AddSegmentFromClosedSurfaceRepresentation(vtk.vtkPolyData(), "Hollow", [1, 0, 0], "Hollow")
     for node, name in ((segmentation, "Zeros"), (segmentation, "New"), (surface, "Hollow")):
         with pytest.raises(CNNSurvivalError, match=f"The segment '{name}' is empty"):
-            scene_io.ct_and_mask(volume, node, name)
+            ct_and_mask(volume, node, name)
     nothing = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Nothing")
     with pytest.raises(CNNSurvivalError, match="'Nothing' has no segments"):
-        scene_io.ct_and_mask(volume, nothing, "")
+        ct_and_mask(volume, nothing, "")
 
 
 # --- First guess ----------------------------------------------------------------------------------------------
@@ -477,7 +482,7 @@ def test_guess_segment_by_name(scene, names, expected):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     for name in names:
         node.GetSegmentation().AddEmptySegment(name, name)
-    assert scene_io.guess_segment(node) == expected
+    assert guess_segment(node) == expected
 
 
 def test_guess_segment_by_terminology(scene):
@@ -490,8 +495,8 @@ def test_guess_segment_by_terminology(scene):
             "Segmentation category and type - 3D Slicer General Anatomy list~SCT^49755003^Morphologically Altered "
             f"Structure~SCT^{kind}~^^~Anatomic codes - DICOM master list~SCT^39607008^Lung~^^",
         )
-    assert scene_io.guess_segment(node) == "B"
-    assert scene_io.guess_segment(None) == ""
+    assert guess_segment(node) == "B"
+    assert guess_segment(None) == ""
 
 
 def test_guess_nodes_that_belong_together(scene):
@@ -499,21 +504,23 @@ def test_guess_nodes_that_belong_together(scene):
     add_segmentation(scene, {"Lung": ball()}, volume=second, name="Organs")
     tumour = add_segmentation(scene, {"GTVp": ball()}, volume=second, name="Targets")
     stray = add_segmentation(scene, {"Tumour": ball()}, name="Stray")
-    assert scene_io.guess_volume(scene) is second
-    assert scene_io.guess_segmentation(scene, second) is tumour
-    assert scene_io.guess_segmentation(scene, first) is tumour  # nothing refers to it: the most tumour-like one
+    assert guess_volume(scene) is second
+    assert guess_segmentation(scene, second) is tumour
+    assert guess_segmentation(scene, first) is tumour  # nothing refers to it: the most tumour-like one
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
     for node in (first, stray):
         hierarchy.CreateItem(study, node)
-    assert scene_io.guess_segmentation(scene, first) is stray
+    assert guess_segmentation(scene, first) is stray
+    assert guess_tumour(scene, first) == (stray, "Tumour")
 
 
 def test_guess_in_an_empty_scene(scene):
-    assert scene_io.guess_volume(scene) is None
-    assert scene_io.guess_segmentation(scene, None) is None
+    assert guess_volume(scene) is None
+    assert guess_segmentation(scene, None) is None
+    assert guess_tumour(scene, None) == (None, "")
     add_volume(scene, ball(), class_name="vtkMRMLLabelMapVolumeNode")
-    assert scene_io.guess_volume(scene) is None
+    assert guess_volume(scene) is None
 
 
 # --- Result ---------------------------------------------------------------------------------------------------
@@ -527,8 +534,8 @@ def case(scene):
 
 def write(case, bundle, segment="GTVp", **options):
     scene, volume, segmentation = case
-    prediction = scene_io.predict_nodes(volume, segmentation, segment, bundle, **{"max_slices": 3, **options})
-    return prediction, scene_io.write_result(scene, prediction, volume, segmentation, segment)
+    prediction = predict_nodes(volume, segmentation, segment, bundle, **{"max_slices": 3, **options})
+    return prediction, write_result(scene, prediction, volume, segmentation, segment)
 
 
 def column(table_node, name):
@@ -537,7 +544,7 @@ def column(table_node, name):
 
 def test_nodes_give_the_same_prediction_as_arrays(case, tiny_bundle):
     _, volume, segmentation = case
-    prediction = scene_io.predict_nodes(volume, segmentation, "GTVp", tiny_bundle)
+    prediction = predict_nodes(volume, segmentation, "GTVp", tiny_bundle)
     hu = vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars()).reshape(SHAPE)
     expected = predict(hu, ball(), axial_geometry(SPACING), tiny_bundle)
     assert np.array_equal(prediction.survival, expected.survival) and prediction.risk == expected.risk
@@ -579,14 +586,14 @@ def test_chart_shows_patient_band_and_reference(case, tiny_bundle):
 
 def test_record_says_where_the_result_comes_from(case, tiny_bundle):
     prediction, result = write(case, tiny_bundle)
-    record = scene_io.read_record(result)
+    record = read_record(result)
     assert record["risk"] == prediction.risk and record["provenance"]["model"] == tiny_bundle.id
     assert record["inputs"] == {
         "volume": "CT", "segmentation": "Segmentation", "segment": "GTVp", "segment_id": "GTVp",
     }  # fmt: skip
     assert result.curve.GetAttribute("CNNSurvival.sha256") == tiny_bundle.sha256
     result.record.SetText("{damaged")
-    assert scene_io.read_record(result) == {}
+    assert read_record(result) == {}
 
 
 def test_the_users_own_nodes_are_not_touched(case, tiny_bundle):
@@ -620,16 +627,16 @@ def test_another_segment_gets_its_own_result(case, tiny_bundle):
     _, tumour = write(case, tiny_bundle)
     _, lung = write(case, tiny_bundle, "Lung")
     assert not {node.GetID() for node in tumour} & {node.GetID() for node in lung}
-    assert scene_io.find_result(*case, "GTVp").chart is tumour.chart
-    assert scene_io.find_result(*case, "Lung").chart is lung.chart
-    assert scene_io.find_result(*case, "") is None and scene_io.find_result(case[0], None, case[2], "Lung") is None
+    assert find_result(*case, "GTVp").chart is tumour.chart
+    assert find_result(*case, "Lung").chart is lung.chart
+    assert find_result(*case, "") is None and find_result(case[0], None, case[2], "Lung") is None
 
 
 def test_what_the_user_deleted_comes_back(case, tiny_bundle):
     scene = case[0]
     _, first = write(case, tiny_bundle)
     scene.RemoveNode(first.chart)
-    assert scene_io.find_result(*case, "GTVp") is None
+    assert find_result(*case, "GTVp") is None
     _, second = write(case, tiny_bundle)
     assert second.chart.GetScene() is scene and second.curve is first.curve
     assert second.chart.GetNumberOfPlotSeriesNodes() == 4
@@ -670,11 +677,11 @@ def test_cancelled_or_failed_leaves_the_scene_as_it_was(case, tiny_bundle):
 
 def test_inputs_removed_meanwhile(case, tiny_bundle):
     scene, volume, segmentation = case
-    prediction = scene_io.predict_nodes(volume, segmentation, "GTVp", tiny_bundle)
+    prediction = predict_nodes(volume, segmentation, "GTVp", tiny_bundle)
     segmentation.GetSegmentation().RemoveSegment("GTVp")
     before = snapshot(scene)
     with pytest.raises(Cancelled):
-        scene_io.write_result(scene, prediction, volume, segmentation, "GTVp")
+        write_result(scene, prediction, volume, segmentation, "GTVp")
     assert snapshot(scene) == before
 
 
@@ -712,15 +719,15 @@ def test_saved_and_reloaded(case, tiny_bundle, tmp_path, kind):
         assert again.Connect()
     new_volume = again.GetFirstNodeByName("CT")
     new_segmentation = again.GetFirstNodeByName("Segmentation")
-    loaded = scene_io.find_result(again, new_volume, new_segmentation, "GTVp")
+    loaded = find_result(again, new_volume, new_segmentation, "GTVp")
     assert loaded is not None
     assert [node.GetName() for node in loaded] == [node.GetName() for node in result]
     assert loaded.chart.GetNumberOfPlotSeriesNodes() == 4
     assert loaded.survival_series.GetTableNode() is loaded.curve
     assert loaded.reference_series.GetTableNode() is loaded.reference
     assert np.allclose(column(loaded.curve, "Survival"), prediction.survival, atol=1e-4)
-    assert scene_io.read_record(loaded) == json.loads(result.record.GetText())
-    _, found, _, _ = scene_io.ct_and_mask(new_volume, new_segmentation, "GTVp")
+    assert read_record(loaded) == json.loads(result.record.GetText())
+    _, found, _, _ = ct_and_mask(new_volume, new_segmentation, "GTVp")
     assert np.array_equal(found, ball())
     count = again.GetNumberOfNodes()
     write((again, new_volume, new_segmentation), tiny_bundle)
@@ -736,10 +743,10 @@ def test_two_saved_scenes_in_one(case, tiny_bundle, tmp_path):
     other = scene_that_unpacks(tmp_path)
     for _ in range(2):
         assert other.ReadFromMRB(path, False)
-    volumes = [node for node in scene_io._nodes(other, "vtkMRMLScalarVolumeNode")]
-    segmentations = scene_io._nodes(other, "vtkMRMLSegmentationNode")
+    volumes = [node for node in nodes_of(other, "vtkMRMLScalarVolumeNode")]
+    segmentations = nodes_of(other, "vtkMRMLSegmentationNode")
     assert len(volumes) == len(segmentations) == 2
-    results = [scene_io.find_result(other, v, s, "GTVp") for v, s in zip(volumes, segmentations)]
+    results = [find_result(other, v, s, "GTVp") for v, s in zip(volumes, segmentations)]
     assert None not in results
     assert results[0].chart is not results[1].chart
     assert results[1].survival_series.GetTableNode() is results[1].curve
@@ -752,8 +759,8 @@ def two_results(scene, bundle):
     volume = add_volume(scene)
     segmentation = add_segmentation(scene, {"Tumour": ball(), "Other": ball(radius=15)}, volume=volume)
     return volume, [
-        scene_io.write_result(
-            scene, scene_io.predict_nodes(volume, segmentation, name, bundle), volume, segmentation, name
+        write_result(
+            scene, predict_nodes(volume, segmentation, name, bundle), volume, segmentation, name
         )
         for name in ("Tumour", "Other")
     ]
@@ -761,18 +768,18 @@ def two_results(scene, bundle):
 
 def test_a_result_can_be_taken_up_again(scene, tiny_bundle):
     _volume, results = two_results(scene, tiny_bundle)
-    assert [scene_io.label_of(result) for result in scene_io.all_results(scene)] == ["CT Tumour", "CT Other"]
-    back = scene_io.read_prediction(results[0], [tiny_bundle])
+    assert [label_of(result) for result in all_results(scene)] == ["CT Tumour", "CT Other"]
+    back = read_prediction(results[0], [tiny_bundle])
     curve = vtk_to_numpy(results[0].curve.GetTable().GetColumnByName("Survival"))
     np.testing.assert_allclose(back.survival, curve, atol=5e-5)
-    assert scene_io.read_prediction(results[0], []) is None
+    assert read_prediction(results[0], []) is None
 
 
 def test_two_results_in_one_chart(scene, tiny_bundle):
     _volume, results = two_results(scene, tiny_bundle)
-    chart = scene_io.write_comparison(scene, *results)
+    chart = write_comparison(scene, *results)
     count = scene.GetNumberOfNodes()
-    assert scene_io.write_comparison(scene, *results) is chart and scene.GetNumberOfNodes() == count
+    assert write_comparison(scene, *results) is chart and scene.GetNumberOfNodes() == count
     series = [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
     assert [node.GetName() for node in series] == ["CT Tumour", "CT Other", "Reference cohort"]
     assert series[1].GetTableNode() is results[1].curve
@@ -782,36 +789,36 @@ def test_two_results_in_one_chart(scene, tiny_bundle):
 def test_the_map_lies_on_the_ct_and_is_replaced(scene, tiny_bundle):
     volume, results = two_results(scene, tiny_bundle)
     put_under(scene, volume, np.eye(4))
-    shape, _ = scene_io.grid_of(volume)
+    shape, _ = grid_of(volume)
     values = np.zeros(shape, dtype=np.float32)
     values[10, 40, 45] = -3.5
-    node = scene_io.write_explanation(scene, volume, values, results[0])
-    assert scene_io.find_explanation(scene, results[0]) is node
-    assert scene_io.find_explanation(scene, results[1]) is None
+    node = write_explanation(scene, volume, values, results[0])
+    assert find_explanation(scene, results[0]) is node
+    assert find_explanation(scene, results[1]) is None
     found = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars()).reshape(shape)
     np.testing.assert_array_equal(found, values)
     assert node.GetTransformNodeID() == volume.GetTransformNodeID()
     assert node.GetSpacing() == pytest.approx(volume.GetSpacing())
-    assert scene_io.guess_volume(scene) is volume
+    assert guess_volume(scene) is volume
     segmentation = results[0].record.GetNodeReference("CNNSurvival.segmentation")
-    fewer = scene_io.predict_nodes(volume, segmentation, "Tumour", tiny_bundle, max_slices=1)
-    scene_io.write_result(scene, fewer, volume, segmentation, "Tumour")
-    assert scene_io.find_explanation(scene, results[0]) is None, "it was made of other slices"
+    fewer = predict_nodes(volume, segmentation, "Tumour", tiny_bundle, max_slices=1)
+    write_result(scene, fewer, volume, segmentation, "Tumour")
+    assert find_explanation(scene, results[0]) is None, "it was made of other slices"
     count = scene.GetNumberOfNodes()
-    assert scene_io.write_explanation(scene, volume, -values, results[0]) is node
+    assert write_explanation(scene, volume, -values, results[0]) is node
     assert scene.GetNumberOfNodes() == count
     display = node.GetDisplayNode()
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-3.5, 3.5)
     scene.RemoveNode(volume)
     with pytest.raises(Cancelled):
-        scene_io.write_explanation(scene, volume, values, results[0])
+        write_explanation(scene, volume, values, results[0])
 
 
 def test_the_patients_name_is_looked_up_only_where_it_is(scene):
     volume = add_volume(scene)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    assert scene_io.patient_name(volume) is None
+    assert patient_name(volume) is None
     patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Doe^Jane")
     study = hierarchy.CreateStudyItem(patient, "CT")
     hierarchy.CreateItem(study, volume)
-    assert scene_io.patient_name(volume) == "Doe^Jane"
+    assert patient_name(volume) == "Doe^Jane"

@@ -24,13 +24,8 @@ from CNNSurvivalLib.errors import UsageError, existing
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.io.manifest import ManifestRow, duplicate_warnings, read_manifest
 from CNNSurvivalLib.io.readers import read_case
-from CNNSurvivalLib.prediction import (
-    Prediction,
-    curve_table,
-    predict,
-    slice_table,
-    to_dict,
-)
+from CNNSurvivalLib.prediction import Prediction, predict
+from CNNSurvivalLib.report.tables import curve_table, slice_table, to_dict
 
 from .figures.survival import survival_figure
 

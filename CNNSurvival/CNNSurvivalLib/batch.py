@@ -146,17 +146,17 @@ def scene_cases(scene) -> list[SceneCase]:
 
     CTs without a segmentation are listed with that as their problem. patient_id is the name of the CT.
     """
-    from .mrml import scene as mrml
+    from .mrml.guesses import guess_segment, studies
 
     cases = []
-    for volume, segmentation in mrml.studies(scene):
+    for volume, segmentation in studies(scene):
         problem, segment_id = None, ""
         if segmentation is None:
             problem = f"The CT '{volume.GetName()}' has no segmentation; load or draw one on it."
         elif volume is None:
             problem = f"The segmentation '{segmentation.GetName()}' has no CT; load the one that it was drawn on."
         else:
-            segment_id = mrml.guess_segment(segmentation)
+            segment_id = guess_segment(segmentation)
             if not segment_id:
                 problem = f"No segment of '{segmentation.GetName()}' is called a tumour; rename the one that is."
         names = [node.GetName() if node is not None else "" for node in (volume, segmentation)]
@@ -252,9 +252,9 @@ def predict_case(case, bundle, engine, progress=None, **options) -> Prediction:
     if case.problem:
         raise CNNSurvivalError(case.problem)
     if isinstance(case, SceneCase):
-        from .mrml import scene as mrml
+        from .mrml.inputs import predict_nodes
 
-        return mrml.predict_nodes(case.volume, case.segmentation, case.segment_id, bundle, engine, progress, **options)
+        return predict_nodes(case.volume, case.segmentation, case.segment_id, bundle, engine, progress, **options)
     return predict_row(case, bundle, engine, progress=progress, **options)[0]
 
 

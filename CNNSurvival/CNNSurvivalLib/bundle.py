@@ -1,6 +1,6 @@
 """The trained model on disk: a folder with ``weights.npz`` and ``bundle.json``.
 
-``bundle.json`` holds everything that must be known to use the weights and to question what they say; its
+``bundle.json`` holds everything that must be known to use the weights and to judge their predictions; its
 fields are checked against ``bundle_schema.SCHEMA``. ``weights.npz`` is read without pickle, and only if its SHA-256
 is the one that ``bundle.json`` gives.
 """
@@ -33,7 +33,7 @@ READABLE_VERSIONS = (1, 2)
 INFO_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.npz"
 CARD_FILE = "MODEL_CARD.md"
-# The paper's network takes 0.3 MB. What is larger than this is not a bundle, and is not read.
+# The paper's network takes 0.3 MB. A larger file than this is not a bundle's and is not read.
 _MAX_WEIGHTS_BYTES = 8_000_000
 _MAX_INFO_BYTES = 4_000_000
 _MAX_CARD_CHARACTERS = 200_000
@@ -47,9 +47,9 @@ class Bundle:
     ----------
     folder : Path
     info : dict
-        bundle.json as it stands.
-    weights : dict
-        Name -> float32 array: the network's, the same for all populations.
+        bundle.json as it was read.
+    weights : dict of str to ndarray of float32
+        The arrays of weights.npz: the network's, the same for all populations.
     population_name : str
         Whom predictions are for; "" for the bundle's default.
     """
@@ -117,7 +117,7 @@ class Bundle:
 
     @property
     def facts(self) -> list[str]:
-        """Who the model is of and how good it is, a line each, for a panel."""
+        """Disease, training cohorts and metrics, a line each, for a panel."""
         trained = [c for c in self.info["cohorts"] if "test" not in c["use"]]
         lines = [f"Disease: {self.info['card']['disease']}"]
         lines += [f"Trained on: {c['name']}, {c['patients']} patients, {c['events']} deaths" for c in trained]
@@ -139,7 +139,7 @@ class Bundle:
 
     @property
     def self_test(self) -> tuple[np.ndarray, np.ndarray]:
-        """(uint8 [n, crop, crop], hazards [n, m]): an input made for the purpose and what ``weights`` say of it."""
+        """(uint8 [n, crop, crop], hazards [n, m]): synthetic slices and the hazards that ``weights`` give them."""
         test = self.info["self_test"]
         return decode_images(test["images"], self.preprocessing.crop_px), np.array(test["hazards"], dtype=np.float64)
 
@@ -166,7 +166,7 @@ def default_bundle_folder() -> Path:
 def find_bundles(folders: Iterable) -> list[tuple[Path, Optional[Bundle], Optional[str]]]:
     """Every bundle below the folders: (its folder, the Bundle, None) or (its folder, None, what is wrong with it).
 
-    A folder is looked at itself and one level down, in the order of names; what has no bundle.json is passed over.
+    The folders themselves and their sub-folders are searched, sorted by name; folders without bundle.json are skipped.
     """
     found = []
     for folder in map(Path, folders):
@@ -180,8 +180,33 @@ def find_bundles(folders: Iterable) -> list[tuple[Path, Optional[Bundle], Option
     return found
 
 
+def installed_bundles(folders: Iterable = ()) -> list[tuple[Path, Optional[Bundle], Optional[str]]]:
+    """The shipped bundles and those below the folders, as ``find_bundles`` gives them; the default one first."""
+    bundles = find_bundles([shipped_models_folder(), *folders])
+    try:
+        default = default_bundle_folder()
+    except CNNSurvivalError:  # no default is named: the order of the folders is kept
+        return bundles
+    return sorted(bundles, key=lambda bundle: bundle[0] != default)
+
+
 def load_bundle(folder) -> Bundle:
-    """Read and check a bundle. Raises CNNSurvivalError with one sentence for whatever is wrong with it."""
+    """Read and check a bundle.
+
+    Parameters
+    ----------
+    folder : path-like
+        Has bundle.json and weights.npz.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    CNNSurvivalError
+        For a folder that is no bundle, a damaged one, and one of another format version.
+    """
     folder = Path(folder)
     info = _read_info(folder)
     _check_fields(info, folder)
@@ -190,12 +215,30 @@ def load_bundle(folder) -> Bundle:
 
 
 def save_bundle(folder, info: dict, weights: dict) -> Bundle:
-    """Write a bundle; returns it as loaded back.
+    """Write a bundle.
 
-    ``info`` is bundle.json without ``format``, ``format_version`` (1 where no populations are named) and
-    ``weights_sha256``, which are filled in.
-    The weights are written first and bundle.json last, each whole or not at all: until bundle.json is there, or
-    where it does not match, nothing takes the folder for a bundle. Raises CNNSurvivalError if it would not load.
+    The weights are written first and bundle.json last, each whole or not at all: without bundle.json, or where it does
+    not match the weights, the folder does not load as a bundle.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made where it does not exist.
+    info : dict
+        bundle.json without ``format``, ``format_version`` (1 where no populations are named) and
+        ``weights_sha256``, which are filled in.
+    weights : dict of str to array_like
+        The arrays of weights.npz; they are written as float32.
+
+    Returns
+    -------
+    Bundle
+        As it is loaded back.
+
+    Raises
+    ------
+    CNNSurvivalError
+        Where the bundle would not load; nothing is written then.
     """
     folder = Path(folder)
     arrays = {name: np.asarray(value, dtype=np.float32) for name, value in weights.items()}
@@ -224,7 +267,7 @@ def _read_info(folder: Path) -> dict:
         raise CNNSurvivalError(f"'{folder}' is not a model folder (it has no {INFO_FILE}); choose a folder that has.")
     try:
         info = json.loads(_read_file(path, _MAX_INFO_BYTES).decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested beyond sense
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise _broken(folder, f"its {INFO_FILE} is damaged") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise CNNSurvivalError(
@@ -258,7 +301,7 @@ def _check_fields(info: dict, folder: Path) -> None:
 
 
 def _read_file(path: Path, most: int) -> bytes:
-    """The content of a regular file (whoever opens a pipe or a device waits, or reads without end)."""
+    """The content of a file; its callers have checked that it is a regular file, as a pipe or device may never end."""
     try:
         with path.open("rb") as stream:
             content = stream.read(most + 1)
@@ -305,7 +348,7 @@ def _read_weights(content: bytes, folder: Path, n_intervals: int) -> dict:
 
 
 def _npz(arrays: dict) -> bytes:
-    """The arrays as an .npz whose bytes depend on nothing but them (np.savez writes the time of day)."""
+    """The arrays as an .npz whose bytes depend on the arrays alone (np.savez also writes the time of day)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, value in arrays.items():

@@ -1,8 +1,8 @@
 """What in the tumour raises or lowers the risk: occlusion sensitivity (Zeiler & Fergus 2014, ECCV, section 4.2).
 
-Patch after patch of a slice is hidden from the network, by setting it to 0, which is what the network knows as
-"outside the tumour". The risk of the slice as it is, less the risk with the patch hidden, is what the patch adds:
-positive where the tumour's being there raises the risk. A pixel's value is the mean over the patches that hide it.
+One patch of a slice after another is hidden from the network, by setting it to 0, which is the network's value for
+"outside the tumour". The risk of the whole slice minus the risk with the patch hidden is what the patch adds: positive
+where this part of the tumour raises the risk. A pixel's value is the mean over the patches that hide it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from .errors import CNNSurvivalError
 from .hazards import survival_at, survival_function
 from .prediction import Prediction
 
-PATCH_PX, STRIDE_PX = 14, 7  # at 1 mm pixels about a sixth of a middling tumour, each pixel hidden four times
+PATCH_PX, STRIDE_PX = 14, 7  # at 1 mm pixels about a sixth of an average tumour; each pixel is hidden four times
 
 
 @dataclass(frozen=True)
 class OcclusionMaps:
-    """values: float32 [n, crop, crop], what each pixel adds to the slice's risk (1 - S at the bundle's risk time, as
-    a probability), 0 outside the tumour; in the prediction's rank order."""
+    """What each pixel adds to the risk of its slice.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape [n, crop, crop]
+        By how much the risk (1 - S at the bundle's risk time, 0 to 1) falls when the pixel is hidden; 0 outside the
+        tumour. In the prediction's rank order.
+    patch_px, stride_px : int
+        Edge of the square that was hidden, and its steps, in pixels.
+    """
 
     values: np.ndarray
     patch_px: int
@@ -30,11 +38,13 @@ class OcclusionMaps:
 
     @property
     def sentence(self) -> str:
-        """What the maps say, in one line."""
+        """The result in one line."""
         low, high = 100 * float(self.values.min()), 100 * float(self.values.max())
         if high - low < 0.05:
             return "Hiding a part of the tumour changes nothing: the network gives all slices like these the same risk."
-        return f"Parts of the tumour lower the risk by up to {-low:.1f}, others raise it by {high:.1f} percent points."
+        return (
+            f"Parts of the tumour lower the risk by up to {-low:.1f}, others raise it by {high:.1f} percentage points."
+        )
 
 
 def occlusion_maps(
@@ -46,8 +56,24 @@ def occlusion_maps(
 ) -> OcclusionMaps:
     """A map for every slice of the prediction.
 
-    engine: from ``engines.create_engine``, of the prediction's bundle. progress(step, fraction) may raise Cancelled.
-    Raises CNNSurvivalError for a patch or a stride below 1, or a stride that leaves pixels out.
+    Parameters
+    ----------
+    prediction : Prediction
+    engine : Engine
+        From ``engines.create_engine``, of the prediction's bundle.
+    patch_px, stride_px : int
+        Edge of the square that is hidden, and its steps, in pixels.
+    progress : callable, optional
+        progress(step, fraction) may raise Cancelled.
+
+    Returns
+    -------
+    OcclusionMaps
+
+    Raises
+    ------
+    CNNSurvivalError
+        For a patch or a stride below 1, or a stride that leaves pixels out.
     """
     if not 1 <= stride_px <= patch_px:
         raise CNNSurvivalError(f"The patch is {patch_px} and its stride {stride_px} pixels; give 1 <= stride <= patch.")
@@ -89,10 +115,25 @@ def _patches(image: np.ndarray, patch_px: int, stride_px: int) -> list:
 
 
 def on_ct_grid(maps: OcclusionMaps, prediction: Prediction, shape, ijk_to_ras) -> np.ndarray:
-    """The maps where they belong: float32 [k, j, i] on the CT's grid, in percentage points of risk, 0 elsewhere.
+    """The maps on the grid of the CT.
 
-    shape, ijk_to_ras: the CT's, as the prediction was made of. A map is drawn on the plane that it came from and,
-    where not every plane was used, on those nearest to it, so that the picture has no gaps.
+    A map is drawn on the plane of its slice and, where not every plane was used, on those nearest to it, so that the
+    picture has no gaps.
+
+    Parameters
+    ----------
+    maps : OcclusionMaps
+    prediction : Prediction
+        The one that the maps were made of.
+    shape : tuple of int
+        Of the CT, [k, j, i].
+    ijk_to_ras : array_like, shape [4, 4]
+        Of the CT: takes (i, j, k, 1) to RAS mm.
+
+    Returns
+    -------
+    ndarray of float32, shape [k, j, i]
+        Percentage points of risk; 0 outside the tumour.
     """
     from scipy.ndimage import map_coordinates
 

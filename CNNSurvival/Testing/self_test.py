@@ -75,6 +75,8 @@ class SelfTest:
     def test_predict(self):
         import slicer
 
+        from CNNSurvivalLib.mrml.results import read_record
+
         volume, segmentation = self.makeCase()
         steps = []
         result = self.makeLogic().process(
@@ -86,21 +88,21 @@ class SelfTest:
         self.assertEqual(result.chart.GetNumberOfPlotSeriesNodes(), 4)
         self.assertGreater(result.slices.GetNumberOfRows(), 3)
         self.assertEqual(steps, sorted(steps))
-        self.assertIn("18 months", self.makeLogic().scene.read_record(result)["sentence"])
+        self.assertIn("18 months", read_record(result)["sentence"])
 
     def test_sameNumbersAsTheLibrary(self):
         import numpy as np
         import slicer
 
         from CNNSurvivalLib import bundle, prediction, slices
-        from CNNSurvivalLib.mrml import scene
+        from CNNSurvivalLib.mrml.inputs import predict_nodes
 
         volume, segmentation = self.makeCase()
         model = bundle.load_bundle(bundle.default_bundle_folder())
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "GTVp", volume)
         geometry = slices.axial_geometry((3, 1, 1))
         expected = prediction.predict(slicer.util.arrayFromVolume(volume), mask, geometry, model)
-        found = scene.predict_nodes(volume, segmentation, "GTVp", model)
+        found = predict_nodes(volume, segmentation, "GTVp", model)
         self.assertTrue(np.array_equal(found.survival, expected.survival))
         self.assertEqual(found.risk, expected.risk)
 
@@ -283,6 +285,8 @@ class SelfTest:
         import numpy as np
         import slicer
 
+        from CNNSurvivalLib.mrml.explanation import find_explanation
+
         widget = self.makeWidget()
         volume, segmentation = widget.logic.loadSample()
         widget.initializeParameterNode()
@@ -290,9 +294,9 @@ class SelfTest:
         widget.ui.maximumSlicesSpinBox.value = 2
         widget.ui.predictButton.click()
         widget.ui.explainButton.click()
-        self.assertIn("percent points", widget.ui.statusLabel.text)
+        self.assertIn("percentage points", widget.ui.statusLabel.text)
         self.assertTrue(widget.ui.showExplanationCheckBox.checked)
-        node = widget.logic.scene.find_explanation(slicer.mrmlScene, widget._result())
+        node = find_explanation(slicer.mrmlScene, widget._result())
         values = slicer.util.arrayFromVolume(node)
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "Tumour", volume)
         self.assertEqual(values.shape, mask.shape)

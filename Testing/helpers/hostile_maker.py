@@ -176,7 +176,8 @@ class _Reader:
     def read(self):
         from CNNSurvivalLib.bundle import load_bundle
         from CNNSurvivalLib.io.readers import read_case
-        from CNNSurvivalLib.prediction import predict, to_dict
+        from CNNSurvivalLib.prediction import predict
+        from CNNSurvivalLib.report.tables import to_dict
 
         if self.target in ("weights", "bundle"):
             bundle = load_bundle(self.folder / "bundle")

@@ -10,16 +10,18 @@ import pytest
 
 import hostile_maker as maker
 from CNNSurvivalLib.bundle import load_bundle
-from CNNSurvivalLib.prediction import predict, to_dict
+from CNNSurvivalLib.prediction import predict
+from CNNSurvivalLib.report.tables import to_dict
 
 PREDICT = """
 import json, sys
 import numpy as np
 from CNNSurvivalLib import bundle, engines, errors, files, hazards, network, prediction, slices
+from CNNSurvivalLib.report import tables
 hu, mask = np.load(sys.argv[2]), np.load(sys.argv[3])
 model = bundle.load_bundle(sys.argv[1])
 found = prediction.predict(hu, mask, slices.axial_geometry((3.0, 0.8, 0.8)), model)
-files.write_json(sys.argv[4], prediction.to_dict(found))
+files.write_json(sys.argv[4], tables.to_dict(found))
 """
 
 

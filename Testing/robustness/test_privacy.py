@@ -211,7 +211,8 @@ def test_the_scene_holds_no_patient(case):
     from test_scene import add_segmentation, add_volume, ball
 
     from CNNSurvivalLib.bundle import load_bundle
-    from CNNSurvivalLib.mrml import scene as scene_io
+    from CNNSurvivalLib.mrml.inputs import predict_nodes
+    from CNNSurvivalLib.mrml.results import write_result
 
     scene = slicer.vtkMRMLScene()
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(scene)
@@ -225,8 +226,8 @@ def test_the_scene_holds_no_patient(case):
         for name in ("DICOM.PatientName", "DICOM.instanceUIDs", "Comment"):
             node.SetAttribute(name, MARKER)
         node.SetDescription(MARKER)
-    prediction = scene_io.predict_nodes(volume, segmentation, "GTVp", load_bundle(case / "bundle"), max_slices=1)
-    result = scene_io.write_result(scene, prediction, volume, segmentation, "GTVp")
+    prediction = predict_nodes(volume, segmentation, "GTVp", load_bundle(case / "bundle"), max_slices=1)
+    result = write_result(scene, prediction, volume, segmentation, "GTVp")
     texts = []
     for node in result:
         texts += [node.GetName(), node.GetDescription() or "", str(node)]

@@ -57,6 +57,7 @@ def add_predict(commands) -> None:
 def _run_predict(options) -> int:
     _check_predict_options(options)
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
+    from CNNSurvivalLib.report.text import sentence, summary
 
     from .. import predict
 
@@ -68,8 +69,8 @@ def _run_predict(options) -> int:
     )
     for text in prediction.warnings:
         print(f"Warning: {text}", file=sys.stderr)
-    print_table(prediction.summary)
-    print(f"\n{prediction.sentence}\nResults are in '{options.output}'. {RESEARCH_USE_ONLY}")
+    print_table(summary(prediction))
+    print(f"\n{sentence(prediction)}\nResults are in '{options.output}'. {RESEARCH_USE_ONLY}")
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""``make demo``: the whole way once, on a made-up patient.
+"""``make demo``: everything once, from DICOM files to a report, on a made-up patient.
 
 The phantom's DICOM files are loaded into a MRML scene as Slicer would hold them, the prediction runs through the
 functions that the Slicer module calls, and the result is left as files and as a scene that opens in Slicer. The
@@ -18,19 +18,17 @@ import numpy as np
 
 from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, load_bundle
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.hazards import MONTH_DAYS
-from CNNSurvivalLib.mrml import scene as scene_io
-from CNNSurvivalLib.prediction import (
-    RESEARCH_USE_ONLY,
-    Prediction,
-    curve_table,
-    horizon_table,
-    predict,
-    slice_table,
-    to_dict,
-)
+from CNNSurvivalLib.io.readers import LPS_TO_RAS, read_case
+from CNNSurvivalLib.mrml.guesses import guess_segment
+from CNNSurvivalLib.mrml.inputs import predict_nodes
+from CNNSurvivalLib.mrml.results import read_record, write_result
+from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, Prediction, predict
+from CNNSurvivalLib.report.case_folder import write_case_folder
+from CNNSurvivalLib.report.text import sentence, summary
 
+from ..figures.survival import survival_png
 from .phantom import TUMOUR, Phantom, make_phantom
 
 SCENE_FILE = "CNNSurvival-demo.mrb"
@@ -39,7 +37,6 @@ _SLICE_VIEWS = (  # as Slicer has them
     ("Yellow", "Sagittal", (0.929, 0.835, 0.298)),
     ("Green", "Coronal", (0.431, 0.690, 0.294)),
 )
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class Loaded(NamedTuple):
@@ -66,41 +63,34 @@ def main(argv=None) -> int:
     return 0
 
 
-def run(output, bundle: Bundle, say=print) -> Prediction:
-    """Make the phantom, predict, write everything below ``output`` and tell about it, line by line, with ``say``."""
+def run(output, bundle: Bundle, log=print) -> Prediction:
+    """Make the phantom, predict and write everything below ``output``; log(line) is called with each line of text."""
     start = time.perf_counter()
     output = ensure_output_folder(output)
-    say("Making a chest CT of a patient who does not exist ...")
+    log("Making a chest CT of a patient who does not exist ...")
     phantom = make_phantom(output / "phantom")
-    say("Loading it into a scene, predicting ...")
+    log("Loading it into a scene, predicting ...")
     loaded = load_scene(phantom)
-    segment_id = scene_io.guess_segment(loaded.segmentation)
-    prediction = scene_io.predict_nodes(loaded.volume, loaded.segmentation, segment_id, bundle)
-    result = scene_io.write_result(loaded.scene, prediction, loaded.volume, loaded.segmentation, segment_id)
+    segment_id = guess_segment(loaded.segmentation)
+    prediction = predict_nodes(loaded.volume, loaded.segmentation, segment_id, bundle)
+    result = write_result(loaded.scene, prediction, loaded.volume, loaded.segmentation, segment_id)
     show_result(loaded, result, prediction)
     save_scene(loaded.scene, output / SCENE_FILE)
-    write_files(output, prediction)
+    write_files(output, prediction, read_record(result)["inputs"])
     from_rtstruct = predict_from_rtstruct(phantom, bundle)
     for line in report(output, prediction, from_rtstruct, time.perf_counter() - start):
-        say(line)
+        log(line)
     return prediction
 
 
-def write_files(output: Path, prediction: Prediction) -> None:
-    """The figure, the tables and the record."""
-    from ..figures.survival import survival_figure
-
-    survival_figure(prediction, output / "survival_curve.png", title="Predicted survival of the phantom")
-    write_csv(output / "survival_curve.csv", *curve_table(prediction))
-    write_csv(output / "horizons.csv", *horizon_table(prediction))
-    write_csv(output / "slices.csv", *slice_table(prediction))
-    write_json(output / "prediction.json", to_dict(prediction))
+def write_files(output: Path, prediction: Prediction, inputs: dict) -> None:
+    """The report, the picture and the tables."""
+    title = "Predicted survival of the phantom"
+    write_case_folder(prediction, output, inputs, picture=lambda: survival_png(prediction, title))
 
 
 def predict_from_rtstruct(phantom: Phantom, bundle: Bundle) -> Prediction:
     """The same patient as the command line reads it: without MRML, from the contours and not the voxels."""
-    from CNNSurvivalLib.io.readers import read_case
-
     case = read_case(phantom.ct_folder, phantom.rtstruct_path, TUMOUR)
     return predict(case.hu, case.mask, case.ijk_to_ras, bundle, input_warnings=tuple(case.warnings))
 
@@ -109,13 +99,14 @@ def report(output: Path, prediction: Prediction, from_rtstruct: Prediction, seco
     """The lines that the demo prints when it is done."""
     months = prediction.bundle.risk_time_days / MONTH_DAYS
     rows = [
-        *prediction.summary,
+        *summary(prediction),
         (f"Risk of death within {months:g} months", ""),
         ("  scene, DICOM SEG (Slicer's way)", f"{prediction.risk:.1%}"),
         ("  files, RTSTRUCT (command line's way)", f"{from_rtstruct.risk:.1%}"),
     ]
     width = max(len(label) for label, _ in rows)
     files = {
+        "report.pdf": "the result on one page",
         "survival_curve.png": "the curve",
         "survival_curve.csv": "the curve as numbers",
         "horizons.csv": "survival at 6 to 36 months",
@@ -128,7 +119,7 @@ def report(output: Path, prediction: Prediction, from_rtstruct: Prediction, seco
         "",
         *(f"  {label:<{width}}  {text}".rstrip() for label, text in rows),
         "",
-        prediction.sentence,
+        sentence(prediction),
         *(f"Warning: {warning}" for warning in prediction.warnings),
         "",
         f"In {output}/ ({seconds:.0f} s):",
@@ -169,7 +160,7 @@ def _load_ct(scene, folder: Path):
     ijk_to_lps = np.eye(4)
     ijk_to_lps[:3, :3], ijk_to_lps[:3, 3] = steps, image.GetOrigin()
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Chest CT")
-    node.SetIJKToRASMatrix(_vtk_matrix(_LPS_TO_RAS @ ijk_to_lps))
+    node.SetIJKToRASMatrix(_vtk_matrix(LPS_TO_RAS @ ijk_to_lps))
     node.SetAndObserveImageData(_vtk_image(sitk.GetArrayViewFromImage(image), vtk.vtkImageData()))
     node.CreateDefaultDisplayNodes()
     display = node.GetScalarVolumeDisplayNode()
@@ -191,7 +182,7 @@ def _load_segmentation(scene, path: Path, volume):
         found = seg.get_volume(segment_numbers=[number], dtype=np.uint8)
         ijk_to_lps = found.affine[:, [2, 1, 0, 3]]  # highdicom's takes (k, j, i)
         image = _vtk_image(found.array[..., 0], slicer.vtkOrientedImageData())
-        image.SetGeometryFromImageToWorldMatrix(_vtk_matrix(_LPS_TO_RAS @ ijk_to_lps))
+        image.SetGeometryFromImageToWorldMatrix(_vtk_matrix(LPS_TO_RAS @ ijk_to_lps))
         name = str(description.segment_label)
         color = hd.color.CIELabColor.from_dicom_value(description.RecommendedDisplayCIELabValue).to_rgb()
         node.AddSegmentFromBinaryLabelmapRepresentation(image, name, [channel / 255 for channel in color], name)

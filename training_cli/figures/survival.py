@@ -1,7 +1,11 @@
-"""Figures, drawn with matplotlib's file backend: no window, no global state."""
+"""The survival curve of one patient as a picture, drawn by matplotlib's file backend: no window, no global state.
+
+Slicer's panel draws the same curve with Qt: CNNSurvivalLib.report.page.draw_curve on widgets/painter.py.
+"""
 
 from __future__ import annotations
 
+import io
 import textwrap
 
 import numpy as np
@@ -10,22 +14,36 @@ from matplotlib.figure import Figure
 
 from CNNSurvivalLib.files import atomic_write
 from CNNSurvivalLib.hazards import MONTH_DAYS
-from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, SPREAD_PERCENTILES, Prediction, horizon_table, median_text
+from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, SPREAD_PERCENTILES, Prediction
+from CNNSurvivalLib.report.pictures import tumour_window
+from CNNSurvivalLib.report.tables import horizon_table
+from CNNSurvivalLib.report.text import median_text, sentence
 
 INK, ACCENT, BAND, GREY, FAINT = "#22313f", "#0b6e8a", "#9fd0dc", "#7b858d", "#e4e8ea"
 ALERT, CAUTION = "#b3261e", "#a4510b"
 LEFT, RIGHT, PANEL_LEFT, PANEL_RIGHT = 0.066, 0.632, 0.672, 0.976  # the curve, and the panel beside it
 SHOWN_SLICES = 4
-ZOOM_MARGIN_PX = 4
 SCALE_BAR_MM = 20
 
 
 def survival_figure(prediction: Prediction, path, title: str | None = None) -> None:
-    """Draw the patient's survival curve as a PNG.
+    """Write ``survival_png`` to a file. Raises CNNSurvivalError where the file cannot be written."""
+    content = survival_png(prediction, title)
+    with atomic_write(path, "wb") as stream:
+        stream.write(content)
+
+
+def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
+    """The patient's survival curve as the bytes of a PNG file.
 
     The curve with its spread over slices, the reference cohort's Kaplan-Meier curve behind it, the risk time and the
-    median marked; beside it the best slices as the network saw them and a table of S. ``title`` is drawn as it is:
-    give no patient's name. Raises CNNSurvivalError where the file cannot be written.
+    median marked; beside it the best slices as the network saw them and a table of S.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    title : str, optional
+        Drawn as it is: give no patient's name.
     """
     figure = Figure(figsize=(11.5, 6.6), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -33,9 +51,10 @@ def survival_figure(prediction: Prediction, path, title: str | None = None) -> N
     _draw_slices(figure, prediction)
     _draw_table(figure.add_axes((PANEL_LEFT, 0.165, PANEL_RIGHT - PANEL_LEFT, 0.225)), prediction)
     _draw_words(figure, prediction, title or "Predicted survival")
-    with atomic_write(path, "wb") as stream:
-        # No metadata: the same prediction gives the same file.
-        figure.savefig(stream, format="png", metadata={"Software": None})
+    stream = io.BytesIO()
+    # No metadata: the same prediction gives the same file.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _draw_curve(axes, p: Prediction) -> None:
@@ -67,7 +86,7 @@ def _draw_curve(axes, p: Prediction) -> None:
 
 
 def _mark_risk_time(axes, p: Prediction) -> None:
-    """S at the risk time; the text is where a falling curve is not: above and right of it, or near the bottom."""
+    """S at the risk time. The text stands where the falling curve does not pass: right above it, or at the bottom."""
     month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
     axes.plot([month, month, 0], [0, value, value], color=ACCENT, lw=1, ls=(0, (4, 3)), zorder=3)
     axes.plot(month, value, "o", color=ACCENT, ms=7, mec="white", mew=1.4, zorder=6)
@@ -90,13 +109,10 @@ def _mark_median(axes, p: Prediction) -> list:
 
 
 def _draw_slices(figure, p: Prediction) -> None:
-    """The best slices, all cut to the window that holds the widest of them, so that they are to one scale."""
+    """The best slices, all cut to the window that holds the widest of their tumours, so that they are to one scale."""
     shown = p.slices.best(SHOWN_SLICES)
-    size = shown.images.shape[1]
-    rows, columns = np.nonzero(shown.images.any(axis=0))
-    reach = max(size / 2 - min(rows.min(), columns.min()), max(rows.max(), columns.max()) + 1 - size / 2)
-    half = int(min(np.ceil(reach) + ZOOM_MARGIN_PX, size // 2))
-    window = slice(size // 2 - half, size // 2 + half)
+    window = tumour_window(shown.images)
+    half = (window.stop - window.start) // 2
     for number, (image, place) in enumerate(zip(shown.images, _places(figure))):
         axes = figure.add_axes(place)
         axes.imshow(image[window, window], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -143,7 +159,7 @@ def _draw_table(axes, p: Prediction) -> None:
 
 def _draw_words(figure, p: Prediction, title: str) -> None:
     figure.text(LEFT, 0.945, _shortened(title, 60), fontsize=16, fontweight="bold", color=INK)
-    figure.text(LEFT, 0.925, textwrap.fill(p.sentence, 140), fontsize=9.5, color=INK, va="top", linespacing=1.35)
+    figure.text(LEFT, 0.925, textwrap.fill(sentence(p), 140), fontsize=9.5, color=INK, va="top", linespacing=1.35)
     saw = f"What the network saw: {len(p.slices)} slices, the best first"
     figure.text(PANEL_LEFT, 0.842, saw, fontsize=9.5, color=INK)
     horizon = p.rmst_horizon_days / MONTH_DAYS

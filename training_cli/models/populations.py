@@ -466,9 +466,8 @@ def compare_terms(
     for other in ("image", "clinical") if values else ():
         pair = (risks["image and clinical"], risks[other])
         found[f"image and clinical minus {other}"] = difference(*outcome, *pair, horizon_days, bootstrap, seed)
-    return [
-        _metric_row(row, name) for name, rows in found.items() for row in rows if row["metric"] in ("concordance", "ipa")
-    ]
+    kept = ("concordance", "ipa")
+    return [_metric_row(row, name) for name, rows in found.items() for row in rows if row["metric"] in kept]
 
 
 def _metric_row(row: dict, predictor: str) -> dict:

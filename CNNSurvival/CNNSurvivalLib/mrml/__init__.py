@@ -1,1 +1,1 @@
-"""Nodes in, nodes out: what knows a MRML scene. May import slicer and vtk, inside functions."""
+"""Slicer's scene: nodes in, nodes out. May import slicer and vtk, inside functions."""

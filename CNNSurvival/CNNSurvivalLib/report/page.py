@@ -1,4 +1,4 @@
-"""The result on one page, to be filed: curve, table, slices, warnings, the model, and where it all comes from."""
+"""The report: the result on one page, with curve, table, slices, warnings, model and provenance."""
 
 from __future__ import annotations
 
@@ -8,24 +8,44 @@ from typing import Optional
 import numpy as np
 
 from ..files import atomic_write
-from ..hazards import MONTH_DAYS
-from ..prediction import RESEARCH_USE_ONLY, Prediction, horizon_table
+from ..hazards import MONTH_DAYS, step_curve
+from ..prediction import RESEARCH_USE_ONLY, Prediction
 from .pdf import A4, BOLD, REGULAR, Page, text_width, wrapped
+from .pictures import tumour_window
+from .tables import horizon_table
+from .text import sentence, summary
 
 INK, GREY, FAINT = (0.12, 0.19, 0.25), (0.45, 0.48, 0.52), (0.86, 0.88, 0.9)
 BLUE, BAND, RED = (0.03, 0.44, 0.55), (0.77, 0.88, 0.92), (0.7, 0.12, 0.12)
 LEFT, RIGHT = 42.0, A4[0] - 42.0
 SHOWN_SLICES = 6
 MOST_WARNING_LINES = 12
+# Nodes of a scene have other keys than files; see prediction.json.
+INPUT_LABELS = {"volume": "CT", "image": "CT", "segmentation": "Segmentation", "mask": "Segmentation",
+                "segment": "Segment"}  # fmt: skip
 
 
 def write_report(
     prediction: Prediction, path, inputs: Optional[dict] = None, patient: Optional[str] = None, when: str = ""
 ) -> None:
-    """Write the report as PDF.
+    """Write the report as PDF. Needs neither Qt nor Slicer.
 
-    inputs: names of volume, segmentation and segment, which are printed. patient: printed if it is given; nothing else
-    here knows who it is. when: the date to print; "" for today.
+    Parameters
+    ----------
+    prediction : Prediction
+    path : path-like
+        The file, which is replaced as a whole.
+    inputs : dict, optional
+        What the prediction was made of, printed: "volume" or "image", "segmentation" or "mask", "segment" -> its name.
+    patient : str, optional
+        The patient's name, printed where it is given. It is not taken from anywhere else.
+    when : str
+        The date to print; today where it is empty.
+
+    Raises
+    ------
+    CNNSurvivalError
+        Where the file cannot be written.
     """
     page = Page()
     y = _head(page, prediction, inputs or {}, patient, when or datetime.date.today().isoformat())
@@ -46,8 +66,8 @@ def write_report(
 def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: float, scale: float = 1.0) -> None:
     """S(t) with its spread over slices and the reference cohort's Kaplan-Meier curve.
 
-    canvas: a ``pdf.Page``, or whatever has its text, polyline and polygon. x, y: the top left corner. scale: of texts
-    and lines.
+    canvas: a ``pdf.Page``, or another object with its text, polyline and polygon. x, y: the top left corner. scale: of
+    texts and lines.
     """
     size = 8 * scale
     left, top, right, bottom = x + 3.6 * size, y + size, x + width - size, y + height - 3.4 * size
@@ -68,11 +88,8 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
         canvas.polyline(at(month, [0, 1]), FAINT, 0.5 * scale)
         canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, INK, "center")
     canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, INK, "center")
-    times, survival = p.bundle.population.kaplan_meier
-    times = times / MONTH_DAYS
-    inside = times <= end
-    corners = np.repeat(times[inside], 2)[1:], np.repeat(survival[inside], 2)[:-1]
-    canvas.polyline(at(*corners), GREY, 1.0 * scale)
+    days, survival = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
+    canvas.polyline(at(days / MONTH_DAYS, survival), GREY, 1.0 * scale)
     canvas.polyline(at(months, p.survival), BLUE, 2.0 * scale)
     risk_month = p.bundle.risk_time_days / MONTH_DAYS
     mark = at(risk_month, 1 - p.risk)
@@ -104,11 +121,10 @@ def _head(page: Page, p: Prediction, inputs: dict, patient: Optional[str], when:
     page.text(LEFT, 52, "Predicted survival", 18, BOLD, INK)
     page.text(RIGHT, 52, when, 9, REGULAR, GREY, "right")
     page.text(LEFT, 68, RESEARCH_USE_ONLY, 9, BOLD, RED)
-    facts = [("Patient", patient), ("CT", inputs.get("volume")), ("Segmentation", inputs.get("segmentation")),
-             ("Segment", inputs.get("segment"))]  # fmt: skip
+    facts = [("Patient", patient), *((label, inputs.get(key)) for key, label in INPUT_LABELS.items())]
     text = "; ".join(f"{label}: {value}" for label, value in facts if value)
     y = _paragraph(page, text, 84, 8.5, GREY, most=2) if text else 74
-    return _paragraph(page, p.sentence, y + 6, 10.5, INK, most=4)
+    return _paragraph(page, sentence(p), y + 6, 10.5, INK, most=4)
 
 
 def _paragraph(page: Page, text: str, y: float, size: float, color, font=REGULAR, most: int = 99) -> float:
@@ -137,7 +153,7 @@ def _table(page: Page, p: Prediction, x: float, y: float) -> None:
         page.text(columns[2], y, spread, 8.5, REGULAR, GREY, "right")
         page.text(columns[3], y, _percent(cell["reference_survival"]), 8.5, REGULAR, GREY, "right")
     y += 8
-    for label, text in p.summary[len(p.horizons_months) : -1]:
+    for label, text in summary(p)[len(p.horizons_months) : -1]:
         for line, font in ((label, REGULAR), (text, BOLD)):
             y += 12.5
             page.text(x, y, line, 8.5, font, GREY if font == REGULAR else INK)
@@ -153,19 +169,11 @@ def _slices(page: Page, p: Prediction, y: float) -> float:
     edge = (RIGHT - LEFT - (SHOWN_SLICES - 1) * 8) / SHOWN_SLICES
     for rank in range(count):
         x = LEFT + rank * (edge + 8)
-        page.image(x, y + 7, edge, edge, _middle(p.slices.images[rank]))
+        window = tumour_window(p.slices.images[rank])
+        page.image(x, y + 7, edge, edge, p.slices.images[rank][window, window])
         text = f"{rank + 1}: {p.slices.area_mm2[rank] / 100:.1f} cm2, risk {p.slice_risk[rank]:.0%}"
         page.text(x, y + edge + 17, text if p.used[rank] else "left out", 7, REGULAR, GREY)
     return y + edge + 24
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    """The square around the middle that holds the tumour."""
-    inside = np.argwhere(image > 0)
-    middle = len(image) / 2
-    reach = int(min(np.abs(inside - middle).max() + 5 if len(inside) else middle, middle))
-    start, stop = int(middle) - reach, int(middle) + reach
-    return image[start:stop, start:stop]
 
 
 def _warnings(page: Page, p: Prediction, y: float) -> float:

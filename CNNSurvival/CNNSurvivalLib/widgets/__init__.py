@@ -1,1 +1,1 @@
-"""The parts of the panel; they need Slicer with its window. Each shows and connects, and computes nothing."""
+"""The boxes of Slicer's panel, a file each, and two helpers: runner and painter. May import qt; computes nothing."""

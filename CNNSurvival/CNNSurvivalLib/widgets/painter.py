@@ -1,4 +1,4 @@
-"""The curve as a picture, drawn by Qt."""
+"""No box of the panel: draws the curve with Qt, as survival_curve.png of the box Export."""
 
 import qt
 

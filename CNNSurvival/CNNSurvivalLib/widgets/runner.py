@@ -1,4 +1,4 @@
-"""Work that takes time: one piece at once, with progress, and Cancel on the button that started it."""
+"""The progress bar and the status line: work that takes time, and Cancel on the button that began it."""
 
 import logging
 import time
@@ -12,10 +12,12 @@ from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
 
 
 class Runner:
-    """Runs work(progress) in the window's own thread; progress(step, fraction) lets the window live, and ends the
-    work by raising Cancelled once the user asked for it."""
+    """Runs work(progress) in the window's own thread, one piece of work at a time.
 
-    # A second click within this time is the end of a double click, not a wish to cancel.
+    progress(step, fraction) keeps the window responsive, and raises Cancelled once the user has asked for it.
+    """
+
+    # A second click within this time belongs to a double click and does not cancel.
     DOUBLE_CLICK_SECONDS = 0.5
 
     def __init__(self, ui, onChanged) -> None:
@@ -35,8 +37,10 @@ class Runner:
         self._cancelRequested = True
 
     def click(self, button, work):
-        """What a click on the button means: begin, or cancel what it began. Returns what work returns, None if it did
-        not come to an end; the message is then in the panel."""
+        """Begin the work, or cancel it if this button began it.
+
+        Returns what work returns; None where it was cancelled or failed, and the message is then in the panel.
+        """
         if self._button is None:
             return self._run(button, work)
         if self._button is button and time.monotonic() - self._startedAt > self.DOUBLE_CLICK_SECONDS:

@@ -1,8 +1,11 @@
-"""The slices that the curve is made of: seen, visited, left out."""
+"""The box Slices: the slices that the network was given, to look at, to jump to and to leave out."""
 
 import qt
 import slicer
 from slicer.i18n import tr as _
+
+from CNNSurvivalLib.report.pictures import thumbnail
+from CNNSurvivalLib.report.tables import slice_texts
 
 
 class SlicesSection:
@@ -29,7 +32,7 @@ class SlicesSection:
         if prediction is None:
             return
         self._filling = True
-        if not same:  # else the pictures stay, and with them the place where the user is
+        if not same:  # else the pictures stay, and the table stays scrolled to where it is
             self._fill(prediction)
         for row, used in enumerate(prediction.used):
             self.ui.slicesTable.item(row, 0).setCheckState(qt.Qt.Checked if used else qt.Qt.Unchecked)
@@ -37,7 +40,7 @@ class SlicesSection:
         self._filling = False
 
     def _fill(self, prediction) -> None:
-        table, header, rows = self.ui.slicesTable, *prediction.slice_rows()
+        table, header, rows = self.ui.slicesTable, *slice_texts(prediction)
         table.clearContents()
         table.setColumnCount(len(header))
         table.setHorizontalHeaderLabels(header)
@@ -49,7 +52,7 @@ class SlicesSection:
                 item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column == 0 else flags)
                 table.setItem(row, column, item)
             pixmap = qt.QPixmap()
-            pixmap.loadFromData(qt.QByteArray(prediction.thumbnail(row)))
+            pixmap.loadFromData(qt.QByteArray(thumbnail(prediction.slices.images[row])))
             table.item(row, 0).setIcon(qt.QIcon(pixmap))
             table.item(row, 0).setToolTip(_("What the network saw; untick it to leave it out of the curve."))
         table.resizeRowsToContents()
@@ -63,7 +66,7 @@ class SlicesSection:
             return
         table = self.ui.slicesTable
         used = [table.item(n, 0).checkState() == qt.Qt.Checked for n in range(table.rowCount)]
-        if not any(used):  # a curve needs a slice
+        if not any(used):  # a curve needs at least one slice
             self.show(self._prediction)
         elif used != list(self._prediction.used):
             self._onUsedChanged(used)

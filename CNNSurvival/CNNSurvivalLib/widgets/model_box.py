@@ -1,4 +1,4 @@
-"""Which model, and what it is worth."""
+"""The model in the boxes Inputs (model, card, add models) and Advanced (engine)."""
 
 import qt
 import slicer

@@ -1,0 +1,139 @@
+"""Good first guesses: which volume is the CT, which segmentation belongs to it, which segment is the tumour."""
+
+from __future__ import annotations
+
+import re
+
+from .nodes import ATTRIBUTE, hierarchy_of, nodes_of, parent_item, segments_of
+
+# What segments of tumours are called, best first; the first that fits gives the score. Words are matched in
+# "<name> <terminology type>" after "_" and "-" became spaces and CamelCase was split, in lower case.
+_TUMOUR_WORDS = (
+    r"\bgtv ?p(rim\w*)?\d*\b|\bprimary\b.*(tumou?r|neoplasm)|(tumou?r|neoplasm).*\bprimary\b",
+    r"\bgtv(?! ?n(od\w*)?\d*\b)",
+    r"tumou?r|neoplas|cancer|carcinom|malignan|\bpdac\b|\bnsclc\b",
+    r"lesion",
+    r"\bmass\b|nodule|metasta",
+    r"\bgtv|\bitv",
+    r"\bctv",
+)
+# What holds such a word and is not the tumour: "Lungs-GTV" is what is left of the lungs, "peritumoral" a rim.
+_NOT_TUMOUR = re.compile(
+    r"\b(lungs?|heart|liver|pancreas|body|brain|kidneys?)\b.{0,12}\b(minus|without|excluding|sub)\b"
+    r"|\b(lungs?|heart|liver|pancreas|body|brain|kidneys?)\W*( [lr]t?| left| right)?\W*-\W*([gicp]tv)"
+    r"|\b(non|no|peri)\W?tumou?r|\bring\b|\bmargin\b|\bptv"
+)
+
+
+def guess_volume(scene):
+    """The CT to begin with: one that a segmentation with a tumour refers to, else the first image; None if none."""
+    volumes = [
+        node
+        for node in nodes_of(scene, "vtkMRMLScalarVolumeNode")
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not node.GetHideFromEditors()
+        and not node.GetAttribute(ATTRIBUTE + "role")  # a map of ours
+    ]
+    return max(volumes, key=lambda volume: _best_score(_segmentations_of(scene, volume)), default=None)
+
+
+def studies(scene) -> list[tuple]:
+    """(CT or None, segmentation or None) of every case in the scene: a pair per segmentation, and the CTs without."""
+    volumes = [
+        node
+        for node in nodes_of(scene, "vtkMRMLScalarVolumeNode")
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(ATTRIBUTE + "role")
+    ]
+    pairs = []
+    for segmentation in nodes_of(scene, "vtkMRMLSegmentationNode"):
+        own = [volume for volume in volumes if refers_to(segmentation, volume)]
+        near = [volume for volume in volumes if segmentation in _in_same_study(volume, [segmentation])]
+        alone = volumes if len(volumes) == 1 else []
+        pairs.append((next(iter([*own, *near, *alone]), None), segmentation))
+    drawn_on = {volume.GetID() for volume, _segmentation in pairs if volume is not None}
+    return [*pairs, *((volume, None) for volume in volumes if volume.GetID() not in drawn_on)]
+
+
+def guess_segmentation(scene, volume_node):
+    """The segmentation to begin with: one that refers to the CT, else one in its study, else one with a tumour.
+
+    Among equals, the one with the most tumour-like segment. None where there is no segmentation.
+    """
+    everything = nodes_of(scene, "vtkMRMLSegmentationNode")
+    for candidates in (_segmentations_of(scene, volume_node), _in_same_study(volume_node, everything), everything):
+        if candidates:
+            return max(candidates, key=lambda node: _best_score([node]))
+    return None
+
+
+def guess_tumour(scene, volume_node) -> tuple:
+    """(segmentation or None, ID of its segment or "") to begin with for this CT."""
+    segmentation = guess_segmentation(scene, volume_node)
+    return segmentation, guess_segment(segmentation)
+
+
+def guess_segment(segmentation_node) -> str:
+    """The ID of the segment that is most likely the tumour; "" where none has such a name.
+
+    By name and terminology ("GTVp", "Tumour", "Neoplasm, Primary", "Mass", ...). A single segment with a default name
+    ("Segment_1") is taken, too; an organ never is.
+    """
+    segments = segments_of(segmentation_node)
+    scores = {segment_id: _tumour_score(segment) for segment_id, segment in segments.items()}
+    best = max(scores, key=scores.get, default="")
+    if best and scores[best] > 0:
+        return best
+    if len(segments) == 1 and re.fullmatch(r"(segment|label|roi|mask)?[ _]*\d*", _text_of(segments[best])[0]):
+        return best
+    return ""
+
+
+def refers_to(segmentation_node, volume_node) -> bool:
+    """Whether the segmentation says that it was drawn on this volume."""
+    import slicer
+
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return volume_node is not None and segmentation_node.GetNodeReferenceID(role) == volume_node.GetID()
+
+
+def _segmentations_of(scene, volume_node) -> list:
+    return [node for node in nodes_of(scene, "vtkMRMLSegmentationNode") if refers_to(node, volume_node)]
+
+
+def _in_same_study(volume_node, segmentation_nodes) -> list:
+    hierarchy = hierarchy_of(volume_node.GetScene()) if volume_node is not None else None
+    if hierarchy is None:
+        return []
+    study = parent_item(hierarchy, volume_node)
+    if study in (None, hierarchy.GetSceneItemID()):
+        return []
+    return [node for node in segmentation_nodes if parent_item(hierarchy, node) == study]
+
+
+def _best_score(segmentation_nodes) -> int:
+    """0 where there is no segmentation, 1 where there is one, more the likelier it holds a tumour."""
+    scores = [_tumour_score(segment) for node in segmentation_nodes for segment in segments_of(node).values()]
+    return 1 + max(scores, default=0) if segmentation_nodes else 0
+
+
+def _tumour_score(segment) -> int:
+    name, terminology = _text_of(segment)
+    if _NOT_TUMOUR.search(name):
+        return 0
+    for rank, words in enumerate(_TUMOUR_WORDS):
+        if re.search(words, f"{name} {terminology}".replace("-", " ")):
+            return len(_TUMOUR_WORDS) - rank
+    return 0
+
+
+def _text_of(segment) -> tuple[str, str]:
+    """(name, terminology type) in lower case, CamelCase and underscores taken apart."""
+    import slicer
+    import vtk
+
+    tag = vtk.reference("")
+    segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag)
+    # "<context>~<category>~<type>~<type modifier>~...", each "<scheme>^<code>^<meaning>"
+    kind = (str(tag).split("~") + ["", "", ""])[2].split("^")[-1]
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", segment.GetName() or "").replace("_", " ")
+    return name.lower(), kind.lower()

@@ -1,0 +1,99 @@
+"""A prediction in words, and the words that a user writes: horizons in months."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import CNNSurvivalError
+from ..hazards import MONTH_DAYS, survival_at
+from ..prediction import Prediction
+
+
+def sentence(prediction: Prediction) -> str:
+    """The result in one line."""
+    p = prediction
+    months = p.bundle.risk_time_days / MONTH_DAYS
+    low, high = interval_at(p, p.bundle.risk_time_days)
+    interval = "" if low is None else f" ({p.population.interval_level:.0%} interval {low:.0%} to {high:.0%})"
+    given = f" and {covariates_text(p)}" if p.covariates else ""
+    mark = "" if p.inside_training_range else "OUTSIDE what the model learned from: "
+    return (
+        f"{mark}{p.population.title}: the model expects {1 - p.risk:.0%}{interval} of patients with such a tumour{given} "
+        f"to be alive at {months:g} months; the risk is higher than that of {p.risk_percentile:.0f}% of the reference "
+        f"cohort ({p.population.reference_label})."
+    )
+
+
+def interval_at(prediction: Prediction, days: float) -> tuple[float | None, float | None]:
+    """(low, high) of the interval of S at a time; (None, None) where there is none or the time is after the curve."""
+    p = prediction
+    if p.interval_low is None or days > p.time_days[-1]:
+        return None, None
+    return tuple(float(survival_at(curve, p.time_days, days)) for curve in (p.interval_low, p.interval_high))
+
+
+def covariates_text(prediction: Prediction) -> str:
+    """What was entered beside the image: "age 63 years, N stage N2"; "" where nothing was."""
+    known = prediction.covariates
+    return ", ".join(f"{c.label} {c.shown(known[c.name])}" for c in prediction.population.covariates if c.name in known)
+
+
+def size_text(prediction: Prediction) -> str:
+    """Volume and largest area, by which a contour is checked first: "90.3 cc, largest slice 24.1 cm2"."""
+    area = f"largest slice {prediction.largest_area_mm2 / 100:.1f} cm2"
+    return area if prediction.volume_cc is None else f"{prediction.volume_cc:.1f} cc, {area}"
+
+
+def summary(prediction: Prediction) -> list[tuple[str, str]]:
+    """(label, text) rows for a small table: first S at each horizon, then the rest."""
+    p = prediction
+    rows = [
+        (f"Survival at {months} months", _percent(value))
+        for months, value in zip(p.horizons_months, p.horizon_survival)
+    ]
+    horizon = p.rmst_horizon_days / MONTH_DAYS
+    return [
+        *rows,
+        ("Median survival", median_text(p)),
+        (f"Mean survival within {horizon:.0f} months", f"{p.rmst_days / MONTH_DAYS:.1f} months"),
+        ("Risk percentile in reference cohort", f"{p.risk_percentile:.0f}%"),
+        ("Tumour", size_text(p)),
+        ("Population", p.population.title),
+        *([("Entered beside the image", covariates_text(p))] if p.covariates else []),
+        ("Inside the training range", "yes" if p.inside_training_range else "NO: see the warnings"),
+        ("Slices used", f"{p.slices_used} of {p.slices.roi_slices} with tumour"),
+        ("Model", p.bundle.id),
+    ]
+
+
+def median_text(prediction: Prediction) -> str:
+    """The median survival: "14.2 months", or that it is not reached and within what time."""
+    if prediction.median_survival_days is None:
+        return f"not reached within {prediction.time_days[-1] / MONTH_DAYS:.0f} months"
+    return f"{prediction.median_survival_days / MONTH_DAYS:.1f} months"
+
+
+def parse_horizons(text: str) -> tuple:
+    """Months from text such as "6, 12, 18".
+
+    Returns
+    -------
+    tuple of float
+        Rising, each once; whole numbers are int.
+
+    Raises
+    ------
+    CNNSurvivalError
+        For any other text, for more than 12 months, and for months that are not above 0 and at most 600.
+    """
+    try:
+        months = sorted({float(part) for part in text.replace(";", ",").split(",") if part.strip()})
+    except ValueError:
+        months = []
+    if not months or not all(0 < month <= 600 for month in months) or len(months) > 12:
+        raise CNNSurvivalError(f"'{text}' is not a list of months; write up to 12 numbers, such as 6, 12, 18.")
+    return tuple(int(month) if month == int(month) else month for month in months)
+
+
+def _percent(value: float) -> str:
+    return "beyond the model's horizon" if np.isnan(value) else f"{value:.0%}"

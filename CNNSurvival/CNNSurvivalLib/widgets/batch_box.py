@@ -1,0 +1,57 @@
+"""The box Batch: many patients, of the scene, a table or a folder."""
+
+import qt
+from slicer.i18n import tr as _
+
+
+class BatchSection:
+    """Starts the batch and lists its patients. bundle(), options(): the chosen model and the other options."""
+
+    SCENE, MANIFEST, FOLDER = range(3)
+
+    def __init__(self, ui, logic, runner, bundle, options) -> None:
+        self.ui = ui
+        self._logic = logic
+        self._runner = runner
+        self._bundle = bundle
+        self._options = options
+        ui.batchTable.setColumnCount(4)
+        ui.batchTable.setHorizontalHeaderLabels([_("Patient"), _("18-month risk"), _("Median"), _("Outcome")])
+        ui.batchTable.horizontalHeader().setStretchLastSection(True)
+        ui.batchTable.verticalHeader().hide()
+        ui.batchDirectoryButton.directory = qt.QDir.homePath()
+        ui.batchSourceComboBox.connect("currentIndexChanged(int)", self._onSourceChanged)
+        ui.batchButton.connect("clicked(bool)", self.onBatchButton)
+        self._onSourceChanged(0)
+
+    def _onSourceChanged(self, index) -> None:
+        edit = self.ui.batchPathLineEdit
+        edit.enabled = index != self.SCENE
+        edit.filters = edit.Files if index == self.MANIFEST else edit.Dirs
+
+    def onBatchButton(self, checked=False) -> None:
+        bundle = self._bundle()
+        if bundle is None and not self._runner.running:
+            self._runner.showStatus(_("Choose a model that can be used."))
+            return
+        self._runner.click(self.ui.batchButton, self._run)
+
+    def _run(self, progress):
+        source = ("scene", "manifest", "folder")[self.ui.batchSourceComboBox.currentIndex]
+        self.ui.batchTable.setRowCount(0)
+        done = self._logic.batch(
+            source, self.ui.batchPathLineEdit.currentPath, self.ui.batchDirectoryButton.directory, self._bundle(),
+            self._options(), self._addRow, progress,
+        )  # fmt: skip
+        self._runner.showStatus(done)
+        return done
+
+    def _addRow(self, cells) -> None:
+        table = self.ui.batchTable
+        row = table.rowCount
+        table.setRowCount(row + 1)
+        for column, text in enumerate(cells):
+            item = qt.QTableWidgetItem(text)
+            item.setToolTip(text)
+            table.setItem(row, column, item)
+        table.scrollToBottom()
