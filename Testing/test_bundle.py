@@ -78,7 +78,7 @@ def test_each_field_is_needed(folder, path):
     "path, value, message",
     [
         ("format", "onnx", "another kind"),
-        ("format_version", 2, "format version 2"),
+        ("format_version", 3, "format version 3"),
         ("name", "../../etc", "'name'"),
         ("intervals.edges_days", [0, 10, 10], "intervals.edges_days"),
         ("intervals.edges_days", [5, 10, 20], "begin with 0"),
@@ -162,7 +162,7 @@ def test_broken_bundles_are_found_with_their_reason(folder):
 
 
 def test_risk_percentile_runs_through_the_reference_risks(tiny_bundle):
-    assert [tiny_bundle.risk_percentile(r) for r in (0.0, 0.1, 0.5, 0.9, 1.0)] == pytest.approx([0, 0, 50, 100, 100])
+    assert [tiny_bundle.population.risk_percentile(r) for r in (0.0, 0.1, 0.5, 0.9, 1.0)] == pytest.approx([0, 0, 50, 100, 100])
 
 
 def test_the_default_bundle_is_the_first_of_those_installed(tiny_bundle):

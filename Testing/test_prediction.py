@@ -198,7 +198,7 @@ def test_unlike_the_training_there_is_a_warning(sphere, tiny_bundle):
     hu, mask = sphere()
     p = pr.predict(hu, mask, axial_geometry((6.0, 2.0, 2.0)), replace(tiny_bundle, info=info))
     words = " ".join(p.warnings)
-    assert "98% of the training patients had 1 to 99" in words and "grey level" not in words
+    assert "98% of the patients of '100 invented patients' had 1 to 99" in words and "grey level" not in words
     assert "pixels are 2.0 mm wide" in words
 
 

@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Iterable, Optional
@@ -20,14 +20,16 @@ from typing import Iterable, Optional
 import numpy as np
 
 from .bundle_schema import problem_of
-from .errors import CNNSurvivalError
+from .errors import CNNSurvivalError, UsageError
 from .files import atomic_write, ensure_output_folder, write_json
 from .image_text import decode_images
 from .network import weight_shapes
+from .populations import Population
 from .slices import Preprocessing
 
 FORMAT = "cnn-survival-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # that is written; READABLE_VERSIONS are read
+READABLE_VERSIONS = (1, 2)
 INFO_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.npz"
 CARD_FILE = "MODEL_CARD.md"
@@ -39,7 +41,7 @@ _MAX_CARD_CHARACTERS = 200_000
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained model, checked.
+    """A trained model, checked, as it is for one of its populations.
 
     Attributes
     ----------
@@ -47,12 +49,15 @@ class Bundle:
     info : dict
         bundle.json as it was read.
     weights : dict of str to ndarray of float32
-        The arrays of weights.npz.
+        The arrays of weights.npz: the network's, the same for all populations.
+    population_name : str
+        Whom predictions are for; "" for the bundle's default.
     """
 
     folder: Path
     info: dict
     weights: dict
+    population_name: str = ""
 
     @property
     def id(self) -> str:
@@ -84,24 +89,31 @@ class Bundle:
         """The time at which risk = 1 - S is taken."""
         return float(self.info["aggregation"]["risk_time_days"])
 
-    @property
-    def kaplan_meier(self) -> tuple[np.ndarray, np.ndarray]:
-        """(days, S) of the reference cohort, both [t]; the first is (0, 1)."""
-        curve = self.info["reference_cohort"]["kaplan_meier"]
-        return np.array(curve["time_days"], dtype=np.float64), np.array(curve["survival"], dtype=np.float64)
+    @cached_property
+    def populations(self) -> tuple[Population, ...]:
+        """Whom the model can be used for, the default first. A bundle of format version 1 has one."""
+        if self.info["format_version"] == 1:
+            return (Population(_population_of_version_1(self.info)),)
+        entries = sorted(self.info["populations"], key=lambda entry: entry["name"] != self.info["default_population"])
+        return tuple(map(Population, entries))
 
-    @property
-    def reference_label(self) -> str:
-        return self.info["reference_cohort"]["label"]
+    @cached_property
+    def population(self) -> Population:
+        """Whom predictions are for."""
+        name = self.population_name or self.populations[0].name
+        return next(each for each in self.populations if each.name == name)
 
-    def risk_percentile(self, risk: float) -> float:
-        """Percent of the reference cohort whose predicted risk is lower, 0..100, from its risk quantiles."""
-        quantiles = np.array(self.info["reference_cohort"]["risk_quantiles"], dtype=np.float64)
-        percent = np.linspace(0, 100, len(quantiles))
-        equal = percent[quantiles == risk]
-        if equal.size:  # the risk is one of the quantiles: the middle of the equal ones
-            return float(equal.mean())
-        return float(np.interp(risk, quantiles, percent))
+    def for_population(self, name: Optional[str]) -> Bundle:
+        """The bundle for one of its populations; None or "" for its default. Raises UsageError for an unknown name."""
+        names = [each.name for each in self.populations]
+        if name and name not in names:
+            raise UsageError(f"The model '{self.id}' has no population '{name}'; it has: {', '.join(names)}.")
+        return replace(self, population_name=name or "")
+
+    @cached_property
+    def network_weights(self) -> dict:
+        """The weights for this population: name -> float32 array, the last layer adapted to it."""
+        return self.population.adapted(self.weights)
 
     @property
     def facts(self) -> list[str]:
@@ -126,13 +138,8 @@ class Bundle:
             return "\n\n".join([f"# {self.title}", *self.facts, *texts])
 
     @property
-    def input_ranges(self) -> dict:
-        """largest_area_px and mean_intensity -> [1st, 99th percentile of the training patients]; {} if not known."""
-        return self.info.get("input_ranges", {})
-
-    @property
     def self_test(self) -> tuple[np.ndarray, np.ndarray]:
-        """(uint8 [n, crop, crop], hazards [n, m]): synthetic slices and the model's hazards for them."""
+        """(uint8 [n, crop, crop], hazards [n, m]): synthetic slices and the hazards that ``weights`` give them."""
         test = self.info["self_test"]
         return decode_images(test["images"], self.preprocessing.crop_px), np.array(test["hazards"], dtype=np.float64)
 
@@ -218,7 +225,8 @@ def save_bundle(folder, info: dict, weights: dict) -> Bundle:
     folder : path-like
         Made where it does not exist.
     info : dict
-        bundle.json without ``format``, ``format_version`` and ``weights_sha256``, which are filled in.
+        bundle.json without ``format``, ``format_version`` (1 where no populations are named) and
+        ``weights_sha256``, which are filled in.
     weights : dict of str to array_like
         The arrays of weights.npz; they are written as float32.
 
@@ -237,7 +245,7 @@ def save_bundle(folder, info: dict, weights: dict) -> Bundle:
     content = _npz(arrays)
     info = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if "populations" in info else 1,
         **info,
         "weights_sha256": hashlib.sha256(content).hexdigest(),
     }
@@ -266,12 +274,24 @@ def _read_info(folder: Path) -> dict:
             f"The model in '{folder}' is of another kind (its {INFO_FILE} does not say '{FORMAT}'); "
             "choose a CNNSurvival model."
         )
-    if info.get("format_version") != FORMAT_VERSION:
+    if info.get("format_version") not in READABLE_VERSIONS:
         raise CNNSurvivalError(
             f"The model in '{folder}' has format version {info.get('format_version')!r} and this software reads "
-            f"{FORMAT_VERSION}; update CNNSurvival, or choose another model."
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; update CNNSurvival, or choose another model."
         )
     return info
+
+
+def _population_of_version_1(info: dict) -> dict:
+    """The one population of a bundle that names none: the reference cohort's, nothing added to the network."""
+    cohort = info["reference_cohort"]
+    return {
+        "name": "reference-cohort",
+        "title": cohort["label"],
+        "reference_cohort": cohort,
+        "ranges": info.get("input_ranges", {}),
+        "metrics": info["metrics"],
+    }
 
 
 def _check_fields(info: dict, folder: Path) -> None:

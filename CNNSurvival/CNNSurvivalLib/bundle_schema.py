@@ -11,7 +11,7 @@ from typing import Optional
 
 from .hazards import check_edges
 from .image_text import decode_images
-from .network import CROP_PX, GREY_SCALE
+from .network import CROP_PX, GREY_SCALE, HIDDEN
 
 
 def problem_of(info: dict) -> Optional[str]:
@@ -27,7 +27,8 @@ def problem_of(info: dict) -> Optional[str]:
     str or None
         The first problem, to be put after "in its bundle.json"; None where there is none.
     """
-    for path, (check, what) in SCHEMA.items():
+    own = SCHEMA_1 if info["format_version"] == 1 else SCHEMA_2
+    for path, (check, what) in {**SCHEMA, **own}.items():
         value = info
         for key in path.split("."):
             if not isinstance(value, dict) or key not in value:
@@ -40,17 +41,16 @@ def problem_of(info: dict) -> Optional[str]:
 
 def _problem_between(info: dict) -> Optional[str]:
     """Where fields that are right alone do not fit together."""
-    edges, km = info["intervals"]["edges_days"], info["reference_cohort"]["kaplan_meier"]
+    edges = info["intervals"]["edges_days"]
     try:
         check_edges(edges)
     except ValueError as error:
         return f"the {error}"
     if info["aggregation"]["risk_time_days"] > edges[-1]:
         return "'aggregation.risk_time_days' lies beyond the last interval"
-    survival = km["survival"]
-    falls = len(survival) == len(km["time_days"]) and all(a >= b for a, b in zip(survival, survival[1:]))
-    if not falls or km["time_days"][0] != 0 or survival[0] != 1:
-        return "the Kaplan-Meier curve does not fall from 1 at day 0"
+    problem = _problem_of_populations(info, len(edges) - 1)
+    if problem is not None:
+        return problem
     try:
         images = decode_images(info["self_test"]["images"], info["preprocessing"]["crop_px"])
     except ValueError:
@@ -58,6 +58,48 @@ def _problem_between(info: dict) -> Optional[str]:
     hazards = info["self_test"]["hazards"]
     if len(hazards) != len(images) or any(len(row) != len(edges) - 1 for row in hazards):
         return "'self_test.hazards' does not match its images and intervals"
+    return None
+
+
+def _problem_of_populations(info: dict, intervals: int) -> Optional[str]:
+    if info["format_version"] == 1:
+        return _problem_of_curve(info["reference_cohort"]["kaplan_meier"])
+    names = [entry["name"] for entry in info["populations"]]
+    if len(set(names)) < len(names):
+        return "two populations have the same name"
+    if info["default_population"] not in names:
+        return "'default_population' is none of the populations"
+    for entry in info["populations"]:
+        problem = _problem_of_population(entry, intervals)
+        if problem is not None:
+            return f"of the population '{entry['name']}' {problem}"
+    return None
+
+
+def _problem_of_population(entry: dict, intervals: int) -> Optional[str]:
+    """Where the fields of a population do not fit together."""
+    offset, layer = entry.get("offset", 0), entry.get("last_layer")
+    if isinstance(offset, list) and len(offset) != intervals:
+        return f"'offset' is not one number or {intervals}"
+    if layer is not None:
+        shape = (intervals, HIDDEN)
+        if len(layer["weight"]) != shape[0] or any(len(row) != shape[1] for row in layer["weight"]):
+            return f"'last_layer.weight' is not of shape {shape}"
+        if len(layer["bias"]) != intervals:
+            return f"'last_layer.bias' does not hold {intervals} numbers"
+    known = {covariate["name"] for covariate in entry.get("covariates", [])}
+    given = [frozenset(term["coefficients"]) for term in entry.get("terms", [])]
+    wanted = {frozenset(c for i, c in enumerate(sorted(known)) if n >> i & 1) for n in range(1, 2 ** len(known))}
+    if set(given) != wanted or len(given) != len(wanted):
+        return "'terms' does not hold one term for each set of its covariates"
+    return _problem_of_curve(entry["reference_cohort"]["kaplan_meier"])
+
+
+def _problem_of_curve(km: dict) -> Optional[str]:
+    survival = km["survival"]
+    falls = len(survival) == len(km["time_days"]) and all(a >= b for a, b in zip(survival, survival[1:]))
+    if not falls or km["time_days"][0] != 0 or survival[0] != 1:
+        return "the Kaplan-Meier curve does not fall from 1 at day 0"
     return None
 
 
@@ -123,6 +165,60 @@ def _name(value) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None
 
 
+def _is(kind, **checks):
+    """An object with these keys, each fitting its check; keys that end in _ may be missing."""
+
+    def check(value):
+        if not isinstance(value, kind):
+            return False
+        return all(
+            each(value[name.rstrip("_")]) if name.rstrip("_") in value else name.endswith("_")
+            for name, each in checks.items()
+        )
+
+    return check
+
+
+def _numbers(value) -> bool:
+    return isinstance(value, list) and all(map(_number(), value))
+
+
+def _limits(value) -> bool:
+    return isinstance(value, dict) and all(_rising(-1e9, 1e9)(v) and len(v) == 2 for v in value.values())
+
+
+def _named_numbers(value) -> bool:
+    return isinstance(value, dict) and len(value) > 0 and all(map(_number(), value.values()))
+
+
+_REFERENCE_COHORT = _is(
+    dict,
+    label=_text,
+    kaplan_meier=_is(dict, time_days=_rising(0, 1e6, strictly=True), survival=_list_of(_number(0, 1), least=2)),
+    risk_quantiles=_rising(0, 1),
+)
+_COVARIATE = _is(dict, name=_name, label=_text, low_=_number(), high_=_number(), choices_=_named_numbers)
+_TERM = _is(dict, intercept=_number(), coefficients=_named_numbers)
+_INTERVAL = _is(
+    dict,
+    level=_number(0.5, 0.999),
+    score_mean=_number(),
+    covariance=lambda v: isinstance(v, list) and len(v) == 2 and all(_numbers(row) and len(row) == 2 for row in v),
+    network_variance_=_number(0),
+)
+_POPULATION = _is(
+    dict,
+    name=_name,
+    title=_text,
+    offset_=lambda v: _number()(v) or _numbers(v),
+    last_layer_=_is(dict, weight=_list_of(_numbers, least=1), bias=_numbers),
+    reference_cohort=_REFERENCE_COHORT,
+    ranges_=_limits,
+    covariates_=_list_of(_COVARIATE),
+    terms_=_list_of(_TERM),
+    interval_=_optional(_INTERVAL),
+    metrics_=_list_of(_metric),
+)
 # Path in bundle.json -> (check, what it must be). Fields beyond these are kept and ignored.
 SCHEMA = {
     "name": (_name, "a short name of letters, digits, '.', '_' and '-'"),
@@ -149,10 +245,6 @@ SCHEMA = {
     "aggregation.risk_time_days": (_number(1, 1e6), "a number of days"),
     "cohorts": (_list_of(_cohort, least=1), "a list of cohorts with their sizes, events, sites, dates and licences"),
     "metrics": (_list_of(_metric), "a list of metrics with name, cohort, value and interval"),
-    "reference_cohort.label": (_text, "a sentence that names the cohort"),
-    "reference_cohort.kaplan_meier.time_days": (_rising(0, 1e6, strictly=True), "a list of days that rises from 0"),
-    "reference_cohort.kaplan_meier.survival": (_list_of(_number(0, 1), least=2), "a list of probabilities"),
-    "reference_cohort.risk_quantiles": (_rising(0, 1), "a rising list of risks between 0 and 1"),
     "self_test.images": (_text, "images as text"),
     "self_test.hazards": (_list_of(_list_of(_number(0, 1), least=1), least=1), "a list of hazards per image"),
     "card.intended_use": (_text, "a text"),
@@ -169,4 +261,18 @@ SCHEMA = {
     "card.licence": (_text, "a text"),
     "card.citation": (_texts, "a list of texts"),
     "training": (lambda v: isinstance(v, dict), "the settings of the training run"),
+}
+# Of format version 1 alone, which has one population without a name, and of version 2.
+SCHEMA_1 = {
+    "reference_cohort.label": (_text, "a sentence that names the cohort"),
+    "reference_cohort.kaplan_meier.time_days": (_rising(0, 1e6, strictly=True), "a list of days that rises from 0"),
+    "reference_cohort.kaplan_meier.survival": (_list_of(_number(0, 1), least=2), "a list of probabilities"),
+    "reference_cohort.risk_quantiles": (_rising(0, 1), "a rising list of risks between 0 and 1"),
+}
+SCHEMA_2 = {
+    "default_population": (_name, "the name of a population"),
+    "populations": (
+        _list_of(_POPULATION, least=1),
+        "a list of populations with name, title, reference cohort and what else docs/formats.md says",
+    ),
 }

@@ -27,7 +27,7 @@ _COLUMNS = 80
 
 
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
-    """The engine of that name with the bundle's weights.
+    """The engine of that name with the weights of the bundle's population.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
         For an unknown name, or where PyTorch or the device is missing.
     """
     if name == "numpy":
-        return NumpyEngine(bundle.weights)
+        return NumpyEngine(bundle.network_weights)
     if name == "torch":
-        return TorchEngine(bundle.weights, device)
+        return TorchEngine(bundle.network_weights, device)
     raise CNNSurvivalError(f"There is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 

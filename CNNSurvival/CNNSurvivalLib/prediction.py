@@ -8,7 +8,8 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import asdict, dataclass, replace
-from typing import Callable, Optional, Tuple
+from statistics import NormalDist
+from typing import Callable, Mapping, Optional, Tuple
 
 import numpy as np
 import scipy
@@ -18,7 +19,8 @@ from .bundle import Bundle
 from .engines import create_engine
 from .errors import CNNSurvivalError
 from .hazards import MONTH_DAYS, median_survival, restricted_mean_survival, survival_at, survival_function
-from .slices import RankedSlices, extract_slices
+from .populations import Population, outside_ranges, patient_score, shifted
+from .slices import RankedSlices, check_is_ct, extract_slices
 
 HORIZONS_MONTHS = (6, 12, 18, 24, 36)
 SPREAD_PERCENTILES = (10, 90)
@@ -37,13 +39,13 @@ class Prediction:
     Attributes
     ----------
     bundle : Bundle
-        The model.
+        The model, for the population that the patient was said to belong to.
     slices : RankedSlices
         The slices that the network was given, best first.
     hazards : ndarray of float64, shape [n, m]
-        The hazards of each slice.
+        The hazards of each slice, of the image alone.
     slice_survival : ndarray of float64, shape [n, m + 1]
-        The survival curve of each slice, at ``time_days``.
+        The survival curve of each slice, at ``time_days``, with the covariates.
     used : ndarray of bool, shape [n]
         The slices that the curve is made of: all, unless the user left some out.
     time_days : ndarray of float64, shape [m + 1]
@@ -53,6 +55,11 @@ class Prediction:
     survival_low, survival_high : ndarray of float64, shape [m + 1]
         10th and 90th percentile over the used slices. They say how far the slices agree; they are no confidence
         interval.
+    interval_low, interval_high : ndarray of float64, shape [m + 1], or None
+        The interval of S at the level of ``bundle.population.interval_level``: how well S is known for patients like
+        this one, given how many patients the population was calibrated on. None where the population has none.
+    covariates : dict
+        Name -> number of what was entered beside the image; {} for the image alone.
     horizons_months : tuple of float
         When S was asked for.
     horizon_survival : ndarray of float64, shape [horizons]
@@ -67,8 +74,10 @@ class Prediction:
         None where S stays above 0.5.
     rmst_days, rmst_horizon_days : float
         Mean days lived up to the horizon (restricted mean survival time), and that horizon.
+    outside : tuple of str
+        Sentences about what lies outside of what the population's patients had; empty where nothing does.
     warnings : tuple of str
-        Sentences for the user, all of them.
+        Sentences for the user, all of them, those of ``outside`` first.
     input_warnings : tuple of str
         Those of the warnings that came with the input.
     provenance : dict
@@ -84,6 +93,9 @@ class Prediction:
     survival: np.ndarray
     survival_low: np.ndarray
     survival_high: np.ndarray
+    interval_low: Optional[np.ndarray]
+    interval_high: Optional[np.ndarray]
+    covariates: dict
     horizons_months: Tuple[int, ...]
     horizon_survival: np.ndarray
     risk: float
@@ -92,6 +104,7 @@ class Prediction:
     median_survival_days: Optional[float]
     rmst_days: float
     rmst_horizon_days: float
+    outside: Tuple[str, ...]
     warnings: Tuple[str, ...]
     input_warnings: Tuple[str, ...]
     provenance: dict
@@ -99,6 +112,25 @@ class Prediction:
     @property
     def slices_used(self) -> int:
         return int(self.used.sum())
+
+    @property
+    def population(self) -> Population:
+        return self.bundle.population
+
+    @property
+    def inside_training_range(self) -> bool:
+        """Whether size, grey level and age are as those of the population's patients."""
+        return not self.outside
+
+    @property
+    def volume_cc(self) -> Optional[float]:
+        """The volume of the whole contour; None in records of earlier versions."""
+        return self.slices.volume_cc
+
+    @property
+    def largest_area_mm2(self) -> float:
+        """The area of the largest slice."""
+        return float(self.slices.area_mm2.max())
 
     def same_slices(self, other: Prediction) -> bool:
         """Whether both were made from the same slices with the same weights; they may use different slices of them."""
@@ -112,6 +144,8 @@ def predict(
     bundle: Bundle,
     engine=None,
     *,
+    covariates: Optional[Mapping] = None,
+    force: bool = False,
     min_roi_px: Optional[int] = None,
     max_slices: Optional[int] = None,
     horizons_months=HORIZONS_MONTHS,
@@ -129,9 +163,14 @@ def predict(
     ijk_to_ras : array_like, shape [4, 4]
         Takes (i, j, k, 1) to RAS mm.
     bundle : Bundle
-        The model, from ``bundle.load_bundle``.
+        The model, from ``bundle.load_bundle``, for the patient's population (``Bundle.for_population``).
     engine : Engine, optional
-        From ``engines.create_engine``; the built-in one where not given.
+        From ``engines.create_engine`` with the same bundle; the built-in one where not given.
+    covariates : mapping, optional
+        Name -> text or number of what is known beside the image, such as {"age_years": 63}. Names that the population
+        does not take are ignored; without any the result is that of the image alone.
+    force : bool
+        Whether to predict from an image that does not look like a CT.
     min_roi_px : int, optional
         Slices with fewer tumour pixels are not used; the bundle's value where not given.
     max_slices : int, optional
@@ -150,13 +189,18 @@ def predict(
     Raises
     ------
     CNNSurvivalError
-        As ``slices.extract_slices``, and for min_roi_px or max_slices below 1.
+        As ``slices.extract_slices``, for an image that is no CT, and for min_roi_px or max_slices below 1.
+    UsageError
+        For an impossible covariate.
     """
     report = progress or (lambda step, fraction: None)
     preprocessing = bundle.preprocessing
     if min_roi_px is not None:
         preprocessing = replace(preprocessing, min_roi_px=_at_least_one(min_roi_px, "minimum ROI area (--min-roi)"))
     count = bundle.max_slices if max_slices is None else _at_least_one(max_slices, "number of slices (--max-slices)")
+    known = bundle.population.read(covariates or {})
+    if not force:
+        check_is_ct(hu)
     engine = engine or create_engine("numpy", bundle)
     report("Cutting slices", 0.0)
     slices = extract_slices(hu, mask, ijk_to_ras, preprocessing).best(count)
@@ -171,6 +215,7 @@ def predict(
         provenance=provenance,
         input_warnings=tuple(input_warnings),
         horizons_months=horizons_months,
+        covariates=known,
     )
 
 
@@ -182,6 +227,7 @@ def aggregate(
     input_warnings=(),
     used=None,
     horizons_months=HORIZONS_MONTHS,
+    covariates: Optional[Mapping] = None,
 ) -> Prediction:
     """The patient's prediction from the hazards of the slices: S is the mean of the slice curves.
 
@@ -198,6 +244,8 @@ def aggregate(
         The slices that the curve is made of; all where not given.
     horizons_months : sequence of float
         When S is wanted.
+    covariates : mapping, optional
+        Name -> number, as ``Population.read`` gives them.
 
     Returns
     -------
@@ -212,38 +260,47 @@ def aggregate(
     used = np.ones(len(slices), dtype=bool) if used is None else np.asarray(used, dtype=bool)
     if not used.any():
         raise CNNSurvivalError("All slices are left out; tick at least one.")
-    slice_survival = survival_function(hazards)
+    hazards, covariates = np.asarray(hazards, dtype=np.float64), dict(covariates or {})
+    shift = bundle.population.covariate_shift(covariates)
+    slice_survival = survival_function(shifted(hazards, shift))
     survival = slice_survival[used].mean(axis=0)
     low, high = np.percentile(slice_survival[used], SPREAD_PERCENTILES, axis=0)
     risk = float(1 - survival_at(survival, edges, risk_time))
     slice_risk = 1 - survival_at(slice_survival, edges, risk_time)
-    warnings = (*input_warnings, *slices.warnings, *_warnings(bundle, slices, slice_risk, used, provenance))
+    outside = tuple(outside_ranges(bundle.population, _measures(slices, covariates)))
+    own = _warnings(bundle, slices, slice_risk, used, provenance)
+    warnings = (*outside, *input_warnings, *slices.warnings, *own)
+    interval = _interval(bundle, hazards[used], shift)
     return Prediction(
         bundle=bundle,
         slices=slices,
-        hazards=np.asarray(hazards, dtype=np.float64),
+        hazards=hazards,
         slice_survival=slice_survival,
         used=used,
         time_days=edges,
         survival=survival,
         survival_low=low,
         survival_high=high,
+        interval_low=interval[0],
+        interval_high=interval[1],
+        covariates=covariates,
         horizons_months=tuple(horizons_months),
         horizon_survival=survival_at(survival, edges, np.array(horizons_months) * MONTH_DAYS),
         risk=risk,
         slice_risk=slice_risk,
-        risk_percentile=bundle.risk_percentile(risk),
+        risk_percentile=bundle.population.risk_percentile(risk),
         median_survival_days=median_survival(survival, edges),
         rmst_days=restricted_mean_survival(survival, edges),
         rmst_horizon_days=float(edges[-1]),
+        outside=outside,
         warnings=tuple(dict.fromkeys(warnings)),
         input_warnings=tuple(input_warnings),
         provenance=provenance,
     )
 
 
-def revise(prediction: Prediction, used=None, horizons_months=None) -> Prediction:
-    """The same prediction with other slices left out, or for other horizons. The network does not run again.
+def revise(prediction: Prediction, used=None, horizons_months=None, covariates=None) -> Prediction:
+    """The same prediction with other slices left out, other horizons or covariates. The network does not run again.
 
     Parameters
     ----------
@@ -252,6 +309,8 @@ def revise(prediction: Prediction, used=None, horizons_months=None) -> Predictio
         The slices that the curve is made of; as before where not given.
     horizons_months : sequence of float, optional
         When S is wanted; as before where not given.
+    covariates : mapping, optional
+        Name -> text or number; as before where not given.
 
     Returns
     -------
@@ -271,6 +330,7 @@ def revise(prediction: Prediction, used=None, horizons_months=None) -> Predictio
         input_warnings=p.input_warnings,
         used=p.used if used is None else used,
         horizons_months=p.horizons_months if horizons_months is None else horizons_months,
+        covariates=p.covariates if covariates is None else p.population.read(covariates),
     )
 
 
@@ -295,17 +355,28 @@ def _warnings(bundle: Bundle, slices: RankedSlices, slice_risk: np.ndarray, used
         )
 
 
+def _measures(slices: RankedSlices, covariates: Mapping) -> dict:
+    """The values that a population may have ranges for."""
+    size = {"largest_area_px": float(slices.area_px.max()), "mean_intensity": float(slices.mean_intensity.mean())}
+    return {**size, "volume_cc": slices.volume_cc, **covariates}
+
+
+def _interval(bundle: Bundle, hazards: np.ndarray, shift: float) -> tuple:
+    """(low, high) of S at the edges, or (None, None): the curve with the hazards' logits moved by z standard errors.
+
+    hazards: of the used slices, of the image alone. The standard error is that of the image's score.
+    """
+    level = bundle.population.interval_level
+    if level is None:
+        return None, None
+    image_alone = survival_function(hazards).mean(axis=0)
+    score = patient_score(float(survival_at(image_alone, bundle.edges_days, bundle.risk_time_days)))
+    reach = NormalDist().inv_cdf((1 + level) / 2) * bundle.population.shift_error(score)
+    return tuple(survival_function(shifted(hazards, shift + sign * reach)).mean(axis=0) for sign in (1, -1))
+
+
 def _unlike_training(bundle: Bundle, slices: RankedSlices):
-    """Warnings where the input differs from the training data; the ranges are those of the training patients."""
-    values = {"largest_area_px": slices.area_px.max(), "mean_intensity": slices.mean_intensity.mean()}
-    words = {
-        "largest_area_px": ("The tumour's largest slice has", "pixels"),
-        "mean_intensity": ("The tumour's mean grey level is", "(of 0 to 255)"),
-    }
-    for name, (low, high) in bundle.input_ranges.items():
-        if name in words and not low <= values[name] <= high:
-            begin, unit = words[name]
-            yield f"{begin} {values[name]:.0f} {unit}; 98% of the training patients had {low:.0f} to {high:.0f}."
+    """Warnings where the CT is coarser than those of the training."""
     wanted = bundle.preprocessing
     pixel = max(slices.pixel_spacing_mm)
     if wanted.pixel_size_mm and pixel > COARSE * wanted.pixel_size_mm:
@@ -326,6 +397,7 @@ def _provenance(bundle: Bundle, engine, preprocessing, max_slices: int) -> dict:
         "model": bundle.id,
         "model_title": bundle.title,
         "model_weights_sha256": bundle.sha256,
+        "population": bundle.population.name,
         "engine": engine.description,
         "python": platform.python_version(),
         "packages": packages,

@@ -34,6 +34,7 @@ def to_record(prediction: Prediction) -> dict:
         images=encode_images(s.images), axis=s.axis, roi_slices=s.roi_slices, slice_warnings=list(s.warnings),
         pixel_spacing_mm=list(s.pixel_spacing_mm), slice_spacing_mm=s.slice_spacing_mm, hazards=p.hazards.tolist(),
         used=p.used.tolist(), horizons_months=list(p.horizons_months), input_warnings=list(p.input_warnings),
+        volume_cc=s.volume_cc, covariates=p.covariates,
     )  # fmt: skip
     return {"provenance": p.provenance, "state": state}
 
@@ -56,6 +57,8 @@ def from_record(record: dict, bundle: Bundle) -> Optional[Prediction]:
     try:
         if record["provenance"]["model_weights_sha256"] != bundle.sha256:
             return None
+        # Records of versions before 0.2 name no population: their bundles had one.
+        bundle = bundle.for_population(record["provenance"].get("population"))
         state = record["state"]
         images = decode_images(state["images"], bundle.preprocessing.crop_px, limit=len(state["slice_index"]))
         slices = RankedSlices(
@@ -65,6 +68,7 @@ def from_record(record: dict, bundle: Bundle) -> Optional[Prediction]:
             warnings=tuple(state["slice_warnings"]),
             pixel_spacing_mm=tuple(state["pixel_spacing_mm"]),
             slice_spacing_mm=float(state["slice_spacing_mm"]),
+            volume_cc=state.get("volume_cc"),
             **{name: np.array(state[name]) for name in _SLICE_ARRAYS},
         )
         hazards = np.array(state["hazards"], dtype=np.float64).reshape(len(images), -1)
@@ -76,6 +80,7 @@ def from_record(record: dict, bundle: Bundle) -> Optional[Prediction]:
             input_warnings=tuple(state["input_warnings"]),
             used=state["used"],
             horizons_months=state["horizons_months"],
+            covariates=state.get("covariates"),
         )
     except (KeyError, TypeError, ValueError, IndexError, CNNSurvivalError):
         return None

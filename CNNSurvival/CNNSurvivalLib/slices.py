@@ -108,6 +108,8 @@ class RankedSlices:
         (rows, columns) of the CT as it is stored, mm.
     slice_spacing_mm : float
         Distance between the CT's axial planes, mm.
+    volume_cc : float or None
+        Of the whole mask, its voxels counted; None where not known (records of earlier versions).
     """
 
     images: np.ndarray
@@ -124,6 +126,7 @@ class RankedSlices:
     roi_slices: int
     pixel_spacing_mm: Tuple[float, float]
     slice_spacing_mm: float
+    volume_cc: Optional[float] = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -195,7 +198,8 @@ def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preproce
     _check_arrays(hu, mask)
     axes = _Axes.of(np.asarray(ijk_to_ras, dtype=np.float64))
     hu_view, mask_view = axes.view(hu), axes.view(mask)
-    box = axes.view_box(_bounding_box(mask), mask.shape)
+    tight = _bounding_box(mask)
+    box = axes.view_box(tight, mask.shape)
     planes = _stepped_planes(box, axes.slice_spacing, preprocessing.slice_step_mm)
     scale = _scale(axes.pixel_spacing, preprocessing.pixel_size_mm)
     roi_boxes = zip(planes, _plane_boxes(mask_view, box, planes))
@@ -205,7 +209,9 @@ def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preproce
     if not usable:
         raise _too_small(cuts, preprocessing)
     warnings = _warnings(hu, axes, usable, preprocessing)
-    return _ranked(usable, axes, hu.shape, scale, warnings, roi_slices=len(cuts))
+    volume_cc = np.count_nonzero(mask[tight]) * abs(np.linalg.det(axes.ijk_to_ras[:3, :3])) / 1000
+    ranked = _ranked(usable, axes, hu.shape, scale, warnings, roi_slices=len(cuts))
+    return replace(ranked, volume_cc=float(volume_cc))
 
 
 def percentile_rank_score(area, intensity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -547,8 +553,23 @@ def _oblique_warning(axes: _Axes) -> Optional[str]:
     )
 
 
+def check_is_ct(hu) -> None:
+    """Raise CNNSurvivalError for an image that holds neither fat nor air, and so is no CT in Hounsfield units.
+
+    Parameters
+    ----------
+    hu : array_like, shape [k, j, i]
+        A coarse sample of its voxels is looked at.
+    """
+    problem = _not_hu_warning(np.asarray(hu))
+    if problem:
+        raise CNNSurvivalError(f"{problem} Choose the CT, or use --force to predict all the same.")
+
+
 def _not_hu_warning(hu: np.ndarray) -> Optional[str]:
     """A CT that holds neither fat nor air is hardly a CT; a coarse sample of the volume tells."""
+    if hu.ndim != 3:
+        return None
     sample = hu[tuple(slice(None, None, max(1, n // 40)) for n in hu.shape)]
     low, high = np.fmin.reduce(sample, axis=None), np.fmax.reduce(sample, axis=None)
     if low < NO_FAT_NO_AIR_HU:

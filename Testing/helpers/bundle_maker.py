@@ -88,3 +88,47 @@ def bundle_info(weights=None, edges=None, **changes):
     }  # fmt: skip
     info.update(changes)
     return info
+
+
+def population_info(name="here", title="Patients from here", **changes):
+    """An entry of ``populations`` with every field, with fields replaced."""
+    info = {
+        "name": name,
+        "title": title,
+        "offset": 0.0,
+        "reference_cohort": {
+            "label": f"100 invented patients of {name}",
+            "kaplan_meier": {"time_days": [0, 400, 900, 2400], "survival": [1, 0.7, 0.5, 0.2]},
+            "risk_quantiles": np.linspace(0.1, 0.9, 101).tolist(),
+        },
+        "ranges": {"largest_area_px": [260, 5000], "volume_cc": [1, 400], "age_years": [40, 88]},
+        "covariates": [
+            {"name": "age_years", "label": "age", "unit": "years", "low": 18, "high": 110},
+            {"name": "n_stage", "label": "N stage", "choices": {"N0": 0, "N1": 1, "N2": 2, "N3": 3}},
+        ],
+        "terms": [
+            {"intercept": -2.0, "coefficients": {"age_years": 0.03}},
+            {"intercept": -0.4, "coefficients": {"n_stage": 0.3}},
+            {"intercept": -2.2, "coefficients": {"age_years": 0.028, "n_stage": 0.25}},
+        ],
+        "interval": {
+            "level": 0.95,
+            "score_mean": -1.0,
+            "covariance": [[0.04, 0.01], [0.01, 0.09]],
+            "network_variance": 0.01,
+        },
+        "metrics": [],
+    }
+    info.update(changes)
+    return info
+
+
+def bundle_info_2(populations=None, default=None, **changes):
+    """bundle.json of format version 2: one network, several populations."""
+    populations = populations or [
+        population_info(),
+        population_info("there", "Patients from there", offset=np.linspace(-1.5, -0.5, 19).tolist()),
+    ]
+    info = bundle_info(**changes)
+    del info["reference_cohort"]
+    return {**info, "populations": populations, "default_population": default or populations[0]["name"]}

@@ -59,14 +59,14 @@ def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
 
 def _draw_curve(axes, p: Prediction) -> None:
     months = p.time_days / MONTH_DAYS
-    reference_days, reference = p.bundle.kaplan_meier
+    reference_days, reference = p.bundle.population.kaplan_meier
     low, high = SPREAD_PERCENTILES
     lines = [
         *axes.plot(months, p.survival, color=ACCENT, lw=2.6, zorder=4, label="This tumour (mean over its slices)"),
         axes.fill_between(months, p.survival_low, p.survival_high, color=BAND, alpha=0.6, lw=0, zorder=2,
                           label=f"{low}-{high}% of its {len(p.slices)} slices: agreement, not confidence"),
         *axes.step(reference_days / MONTH_DAYS, reference, where="post", color=GREY, lw=1.4, zorder=3,
-                   label=textwrap.fill(f"Kaplan-Meier: {p.bundle.reference_label}", 52)),
+                   label=textwrap.fill(f"Kaplan-Meier: {p.bundle.population.reference_label}", 52)),
         *_mark_median(axes, p),
     ]  # fmt: skip
     _mark_risk_time(axes, p)

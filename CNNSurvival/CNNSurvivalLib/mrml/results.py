@@ -158,7 +158,7 @@ def _find(scene, volume_node, segmentation_node, segment_id) -> Result:
 def _tables(prediction: Prediction) -> dict:
     """role -> [(column name, values)], rounded for people; full precision is in the record."""
     p, s = prediction, prediction.slices
-    days, reference = step_curve(*p.bundle.kaplan_meier, p.time_days[-1])
+    days, reference = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
     rows = summary(p)
     axis = "KJI"[s.axis]
     risk_months = p.bundle.risk_time_days / MONTH_DAYS
@@ -251,7 +251,7 @@ def _fill_chart(result: Result, label: str, prediction: Prediction) -> None:
         if not chart.HasPlotSeriesNodeID(node.GetID()):
             chart.AddAndObservePlotSeriesNodeID(node.GetID())
     chart.SetTitle(f"{label}: predicted survival")
-    result.reference_series.SetDescription(prediction.bundle.reference_label)
+    result.reference_series.SetDescription(prediction.bundle.population.reference_label)
     chart.SetXAxisRange(0, float(np.ceil(prediction.time_days[-1] / MONTH_DAYS / 6) * 6))
 
 

@@ -88,7 +88,7 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
         canvas.polyline(at(month, [0, 1]), FAINT, 0.5 * scale)
         canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, INK, "center")
     canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, INK, "center")
-    days, survival = step_curve(*p.bundle.kaplan_meier, p.time_days[-1])
+    days, survival = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
     canvas.polyline(at(days / MONTH_DAYS, survival), GREY, 1.0 * scale)
     canvas.polyline(at(months, p.survival), BLUE, 2.0 * scale)
     risk_month = p.bundle.risk_time_days / MONTH_DAYS
@@ -202,7 +202,7 @@ def _model(page: Page, p: Prediction, y: float) -> float:
     y += 13
     for fact in p.bundle.facts[:7]:
         y = _paragraph(page, fact, y, 8.5, INK, most=2)
-    return _paragraph(page, f"Reference cohort: {p.bundle.reference_label}", y, 8.5, INK, most=2)
+    return _paragraph(page, f"Reference cohort: {p.bundle.population.reference_label}", y, 8.5, INK, most=2)
 
 
 def _provenance(page: Page, p: Prediction, y: float) -> None:

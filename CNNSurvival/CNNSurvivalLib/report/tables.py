@@ -14,22 +14,32 @@ from .text import sentence
 
 def curve_table(prediction: Prediction) -> tuple[list[str], list[list]]:
     """(header, rows): S at each interval edge, its spread over slices, and the reference cohort's Kaplan-Meier."""
-    header = ["time_days", "time_months", "survival", "survival_p10", "survival_p90", "reference_survival"]
+    header = ["time_days", "time_months", "survival", "survival_p10", "survival_p90", "reference_survival",
+              "survival_ci_low", "survival_ci_high"]  # fmt: skip
     p = prediction
-    reference = step_survival_at(*p.bundle.kaplan_meier, p.time_days)
-    columns = (p.time_days, p.time_days / MONTH_DAYS, p.survival, p.survival_low, p.survival_high, reference)
+    reference = step_survival_at(*p.bundle.population.kaplan_meier, p.time_days)
+    interval = _interval_at(p, p.time_days)
+    columns = (p.time_days, p.time_days / MONTH_DAYS, p.survival, p.survival_low, p.survival_high, reference, *interval)
     return header, _rows(columns)
 
 
 def horizon_table(prediction: Prediction) -> tuple[list[str], list[list]]:
     """(header, rows): S at the prediction's horizons, its spread over slices, and the reference cohort's."""
-    header = ["horizon_months", "time_days", "survival", "survival_p10", "survival_p90", "reference_survival"]
+    header = ["horizon_months", "time_days", "survival", "survival_p10", "survival_p90", "reference_survival",
+              "survival_ci_low", "survival_ci_high"]  # fmt: skip
     p = prediction
     days = np.array(p.horizons_months) * MONTH_DAYS
     low, high = (survival_at(curve, p.time_days, days) for curve in (p.survival_low, p.survival_high))
-    reference = step_survival_at(*p.bundle.kaplan_meier, days)
-    columns = (p.horizons_months, days, p.horizon_survival, low, high, reference)
+    reference = step_survival_at(*p.bundle.population.kaplan_meier, days)
+    columns = (p.horizons_months, days, p.horizon_survival, low, high, reference, *_interval_at(p, days))
     return header, _rows(columns)
+
+
+def _interval_at(p: Prediction, days: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The interval of S at times; NaN where there is none."""
+    if p.interval_low is None:
+        return np.full(len(days), np.nan), np.full(len(days), np.nan)
+    return survival_at(p.interval_low, p.time_days, days), survival_at(p.interval_high, p.time_days, days)
 
 
 def slice_table(prediction: Prediction) -> tuple[list[str], list[list]]:
@@ -71,6 +81,12 @@ def to_dict(prediction: Prediction) -> dict:
         "median_survival_days": p.median_survival_days,
         "rmst_days": p.rmst_days,
         "rmst_horizon_days": p.rmst_horizon_days,
+        "population": {"name": p.population.name, "title": p.population.title},
+        "covariates": dict(p.covariates),
+        "inside_training_range": p.inside_training_range,
+        "volume_cc": p.volume_cc,
+        "largest_area_mm2": p.largest_area_mm2,
+        "interval_level": p.population.interval_level,
         "n_slices": p.slices_used,
         "n_slices_with_roi": p.slices.roi_slices,
         "warnings": list(p.warnings),

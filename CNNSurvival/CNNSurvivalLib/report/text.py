@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import CNNSurvivalError
-from ..hazards import MONTH_DAYS
+from ..hazards import MONTH_DAYS, survival_at
 from ..prediction import Prediction
 
 
@@ -13,11 +13,37 @@ def sentence(prediction: Prediction) -> str:
     """The result in one line."""
     p = prediction
     months = p.bundle.risk_time_days / MONTH_DAYS
+    low, high = interval_at(p, p.bundle.risk_time_days)
+    interval = "" if low is None else f" ({p.population.interval_level:.0%} interval {low:.0%} to {high:.0%})"
+    given = f" ({covariates_text(p)})" if p.covariates else ""
+    mark = "" if p.inside_training_range else "OUTSIDE what the model learned from. "
+    # A bundle of version 1 does not name its population.
+    of = "" if p.population.title == p.population.reference_label else f"{p.population.title}: "
     return (
-        f"The model expects {1 - p.risk:.0%} of patients with such a tumour to be alive at {months:g} months; "
-        f"its risk is higher than that of {p.risk_percentile:.0f}% of the reference cohort "
-        f"({p.bundle.reference_label})."
+        f"{mark}{of}{'the' if of else 'The'} model expects {1 - p.risk:.0%}{interval} of patients with such a tumour"
+        f"{given} to be alive at {months:g} months; its risk is higher than that of {p.risk_percentile:.0f}% of the "
+        f"reference cohort ({p.population.reference_label})."
     )
+
+
+def interval_at(prediction: Prediction, days: float) -> tuple[float | None, float | None]:
+    """(low, high) of the interval of S at a time; (None, None) where there is none or the time is after the curve."""
+    p = prediction
+    if p.interval_low is None or days > p.time_days[-1]:
+        return None, None
+    return tuple(float(survival_at(curve, p.time_days, days)) for curve in (p.interval_low, p.interval_high))
+
+
+def covariates_text(prediction: Prediction) -> str:
+    """What was entered beside the image: "age 63 years, N stage N2"; "" where nothing was."""
+    known = prediction.covariates
+    return ", ".join(f"{c.label} {c.shown(known[c.name])}" for c in prediction.population.covariates if c.name in known)
+
+
+def size_text(prediction: Prediction) -> str:
+    """Volume and largest area, by which a contour is checked first: "90.3 cc, largest slice 24.1 cm2"."""
+    area = f"largest slice {prediction.largest_area_mm2 / 100:.1f} cm2"
+    return area if prediction.volume_cc is None else f"{prediction.volume_cc:.1f} cc, {area}"
 
 
 def summary(prediction: Prediction) -> list[tuple[str, str]]:
@@ -33,6 +59,10 @@ def summary(prediction: Prediction) -> list[tuple[str, str]]:
         ("Median survival", median_text(p)),
         (f"Mean survival within {horizon:.0f} months", f"{p.rmst_days / MONTH_DAYS:.1f} months"),
         ("Risk percentile in reference cohort", f"{p.risk_percentile:.0f}%"),
+        ("Tumour", size_text(p)),
+        ("Population", p.population.title),
+        *([("Entered beside the image", covariates_text(p))] if p.covariates else []),
+        ("Inside the training range", "yes" if p.inside_training_range else "NO: see the warnings"),
         ("Slices used", f"{p.slices_used} of {p.slices.roi_slices} with tumour"),
         ("Model", p.bundle.id),
     ]

@@ -1,0 +1,495 @@
+"""Fitting a population: how far its hazards lie from the network's, what age and stage add, and how sure that is.
+
+Everything is one number per patient that is added to the logit of all hazards of all of the patient's slices; the
+patient's curve is the mean of the slice curves, as in ``CNNSurvivalLib.prediction``. Fits maximise the likelihood of
+the discrete hazards of that curve (Gensheimer & Narasimhan 2019, PeerJ 7:e6257).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+
+from CNNSurvivalLib.engines import NumpyEngine
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.hazards import (
+    EIGHTEEN_MONTHS_DAYS,
+    hazards_from_logits,
+    kaplan_meier,
+    survival_at,
+    survival_function,
+    survival_targets,
+)
+from CNNSurvivalLib.populations import Covariate, patient_score
+
+from ..cohort.splits import stratified_folds
+from ..cohort.store import Store
+from ..training.runs import MAX_SLICES
+
+# The prior of a coefficient, per standard deviation of its covariate: normal with this standard deviation.
+PRIOR_SD = 0.5
+# The prior of an interval's own offset around the common shift.
+OFFSET_SD = 0.3
+RESAMPLES = 200
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network says of a cohort's patients, and what became of them.
+
+    Attributes
+    ----------
+    patient_ids : list of str
+    logits : float64 [patients, slices, m]
+        Of the hazards; where a patient has fewer slices than others, what is there is not used.
+    used : float64 [patients, slices]
+        1 divided by the patient's number of slices for the patient's slices, else 0.
+    time, event : float64, bool [patients]
+    edges : float64 [m + 1]
+        Days.
+    """
+
+    patient_ids: list
+    logits: np.ndarray
+    used: np.ndarray
+    time: np.ndarray
+    event: np.ndarray
+    edges: np.ndarray
+
+    def part(self, rows) -> Scores:
+        """These patients alone; rows: indices, repeated ones count repeatedly."""
+        rows = np.arange(len(self.time))[rows]
+        ids = [self.patient_ids[row] for row in rows]
+        return replace(self, patient_ids=ids, logits=self.logits[rows], used=self.used[rows], time=self.time[rows],
+                       event=self.event[rows])  # fmt: skip
+
+    def shifted(self, shift) -> Scores:
+        """The same with numbers added to the logits: one, one per interval [m], or one per patient [patients, 1, 1]."""
+        return replace(self, logits=self.logits + shift)
+
+
+def cohort_scores(weights: dict, store: Store, edges, max_slices: int | None = MAX_SLICES) -> Scores:
+    """Run a network on a store.
+
+    Parameters
+    ----------
+    weights : dict
+        As in ``CNNSurvivalLib.network.weight_shapes``.
+    store : Store
+    edges : array [m + 1], days
+    max_slices : int or None
+        Of each patient's best slices.
+    """
+    engine = NumpyEngine(weights)
+    each = [
+        engine.logits(engine.features(store.images[store.rows(patient, max_slices)])).astype(np.float64)
+        for patient in store.patient_ids
+    ]
+    return scores_of(store.patient_ids, each, store.time, store.event, edges)
+
+
+def scores_of(patient_ids: Sequence[str], logits: Sequence[np.ndarray], time, event, edges) -> Scores:
+    """Scores from each patient's logits [slices, m]."""
+    most = max(len(rows) for rows in logits)
+    padded = np.stack([np.pad(rows, ((0, most - len(rows)), (0, 0)), mode="edge") for rows in logits])
+    used = np.stack([(np.arange(most) < len(rows)) / len(rows) for rows in logits])
+    return Scores(list(patient_ids), padded, used, np.asarray(time, float), np.asarray(event, bool), np.asarray(edges))
+
+
+# --- Curves and likelihood --------------------------------------------------------------------------------------------
+
+
+def survival_of(scores: Scores) -> np.ndarray:
+    """The patients' S at the edges, [patients, m + 1]."""
+    return np.einsum("pse,ps->pe", survival_function(hazards_from_logits(scores.logits)), scores.used)
+
+
+def risk_of(scores: Scores, horizon_days: float = EIGHTEEN_MONTHS_DAYS) -> np.ndarray:
+    """1 - S at a time, [patients]."""
+    return 1 - survival_at(survival_of(scores), scores.edges, horizon_days)
+
+
+def score_values(scores: Scores, horizon_days: float = EIGHTEEN_MONTHS_DAYS) -> np.ndarray:
+    """``CNNSurvivalLib.populations.patient_score`` of each patient."""
+    return np.array([patient_score(1 - risk) for risk in risk_of(scores, horizon_days)])
+
+
+def loss(scores: Scores) -> float:
+    """Negative log-likelihood of the patients' curves, summed over patients."""
+    survival = survival_of(scores)
+    hazard = np.clip(1 - survival[:, 1:] / np.maximum(survival[:, :-1], _TINY), _TINY, 1 - _TINY)
+    survived, died = survival_targets(scores.time, scores.event, scores.edges)
+    return -float(np.sum(died * np.log(hazard) + survived * np.log1p(-hazard)))
+
+
+def fit_shift(scores: Scores) -> float:
+    """The number that, added to all logits, makes the outcomes most likely.
+
+    Raises CNNSurvivalError where nobody died: the data then ask for no risk at all.
+    """
+    _check_deaths(scores)
+    return float(_minimise(lambda x: loss(scores.shifted(x[0])), 1)[0])
+
+
+def fit_offsets(scores: Scores) -> np.ndarray:
+    """A shift for each interval, [m]: a common one, and each interval's own with a normal prior (OFFSET_SD)."""
+    _check_deaths(scores)
+    intervals = scores.logits.shape[2]
+
+    def penalised(x):
+        return loss(scores.shifted(x[0] + x[1:])) + np.sum(x[1:] ** 2) / (2 * OFFSET_SD**2)
+
+    x = _minimise(penalised, 1 + intervals)
+    return x[0] + x[1:]
+
+
+def fit_line(scores: Scores, values: np.ndarray) -> np.ndarray:
+    """(a, b) of logit + a + b (value - mean of the values): a recalibration with a slope."""
+    centred = values - values.mean()
+    return _minimise(lambda x: loss(scores.shifted((x[0] + x[1] * centred)[:, None, None])), 2)
+
+
+def fit_term(scores: Scores, values: Mapping[str, np.ndarray]) -> dict:
+    """A term of covariates beside the image, on the patients of whom all of them are known.
+
+    Parameters
+    ----------
+    scores : Scores
+        Already those of the population.
+    values : mapping
+        Name -> float [patients], NaN where unknown.
+
+    Returns
+    -------
+    dict
+        intercept, coefficients (per unit of the covariate), patients, events: an entry of ``terms`` in bundle.json.
+    """
+    names = list(values)
+    matrix = np.column_stack([values[name] for name in names])
+    known = np.isfinite(matrix).all(axis=1)
+    part, matrix = scores.part(known), matrix[known]
+    _check_deaths(part)
+    mean, sd = matrix.mean(axis=0), matrix.std(axis=0)
+    sd = np.where(sd > 0, sd, 1.0)
+    standard = (matrix - mean) / sd
+
+    def penalised(x):
+        return loss(part.shifted((x[0] + standard @ x[1:])[:, None, None])) + np.sum(x[1:] ** 2) / (2 * PRIOR_SD**2)
+
+    x = _minimise(penalised, 1 + len(names))
+    coefficients = x[1:] / sd
+    return {
+        "intercept": float(x[0] - coefficients @ mean),
+        "coefficients": {name: float(value) for name, value in zip(names, coefficients)},
+        "patients": int(known.sum()),
+        "events": int(part.event.sum()),
+    }
+
+
+def fit_terms(scores: Scores, values: Mapping[str, np.ndarray]) -> list[dict]:
+    """A term for each non-empty set of the covariates: pattern submodels (Mercaldo & Blume 2020)."""
+    names = list(values)
+    sets = itertools.chain.from_iterable(itertools.combinations(names, k) for k in range(1, len(names) + 1))
+    return [fit_term(scores, {name: values[name] for name in chosen}) for chosen in sets]
+
+
+def marginal_scores(scores: Scores) -> Scores:
+    """The same patients with the cohort's own hazards for everybody: no image, the start of a clinical model."""
+    survived, died = survival_targets(scores.time, scores.event, scores.edges)
+    deaths, at_risk = died.sum(axis=0) + 0.5, survived.sum(axis=0) + 0.5
+    logits = np.broadcast_to(np.log(deaths / at_risk), (len(scores.time), 1, len(deaths)))
+    return replace(scores, logits=logits.copy(), used=np.ones((len(scores.time), 1)))
+
+
+def term_shift(term: dict, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a term adds for each patient, [patients]; 0 for those of whom a covariate is not known."""
+    total = term["intercept"] + sum(term["coefficients"][name] * values[name] for name in term["coefficients"])
+    return np.where(np.isfinite(total), total, 0.0)
+
+
+# --- How sure ---------------------------------------------------------------------------------------------------------
+
+
+def fit_interval(
+    scores: Scores, network_variance: float = 0.0, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 2020
+) -> dict:
+    """The entry ``interval`` of a population: the covariance of (shift, slope) over resamples of its patients.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of the population, its shift applied; of patients that the network has not learned from.
+    network_variance : float
+        Variance of a patient's score over networks trained on other samples (``network_variance``).
+    """
+    values = score_values(scores)
+    random = np.random.default_rng(seed)
+    fits = []
+    while len(fits) < resamples:
+        rows = random.integers(0, len(values), len(values))
+        part = scores.part(rows)
+        if part.event.any():
+            a, b = fit_line(part, values[rows])
+            fits.append((a + b * (values.mean() - values[rows].mean()), b))
+    covariance = np.cov(np.array(fits).T)
+    return {
+        "method": "resampled recalibration",
+        "level": level,
+        "score_mean": float(values.mean()),
+        "covariance": covariance.tolist(),
+        "network_variance": float(network_variance),
+    }
+
+
+def network_variance(scores_of_networks: Sequence[np.ndarray]) -> float:
+    """Variance of a patient's score that comes from the sample which the network was trained on.
+
+    Parameters
+    ----------
+    scores_of_networks : sequence of float [patients]
+        Scores of the same patients by the networks of k folds, each trained without one of k parts of a cohort.
+
+    Notes
+    -----
+    Grouped jackknife: (k - 1) / k times the sum of squared deviations (Efron & Tibshirani 1993, ch. 11), averaged over
+    patients. What moves all patients alike is left out, as the shift takes it up.
+    """
+    values = np.array([each - np.mean(each) for each in scores_of_networks])
+    k = len(values)
+    return float(((k - 1) / k * ((values - values.mean(axis=0)) ** 2).sum(axis=0)).mean())
+
+
+def error_of(interval: dict, values: np.ndarray) -> np.ndarray:
+    """Standard error of each patient's logit, [patients]; ``Population.shift_error`` for many."""
+    distance = values - interval["score_mean"]
+    (vaa, vab), (_, vbb) = interval["covariance"]
+    return np.sqrt(vaa + 2 * vab * distance + vbb * distance**2 + interval["network_variance"])
+
+
+def split_half_coverage(scores: Scores, repeats: int = 20, resamples: int = 100, seed: int = 2020) -> float:
+    """How often the recalibrations on two halves of a cohort agree within their joint interval, 0..1.
+
+    If the stated level is kept, this is the level: the difference of two independent estimates has the sum of their
+    variances. Patients count alike.
+    """
+    from scipy.stats import norm
+
+    values, inside = score_values(scores), []
+    for repeat in range(repeats):
+        half = stratified_folds(scores.event, 2, seed + repeat) == 0
+        shifts, variances = [], []
+        for rows in (half, ~half):
+            part = scores.part(rows)
+            a, b = fit_line(part, values[rows])
+            found = fit_interval(part, resamples=resamples, seed=seed + repeat)
+            shifts.append(a + b * (values - values[rows].mean()))
+            variances.append(error_of(found, values) ** 2)
+        limit = norm.ppf(0.975) * np.sqrt(variances[0] + variances[1])
+        inside.append(np.mean(np.abs(shifts[0] - shifts[1]) <= limit))
+    return float(np.mean(inside))
+
+
+def group_coverage(scores: Scores, interval: dict, horizon_days: float = EIGHTEEN_MONTHS_DAYS, groups: int = 5) -> list:
+    """Predicted and observed S of groups by predicted risk: dicts patients, low, high, observed, error, covered.
+
+    covered: whether the observed share (Kaplan-Meier) lies within the interval, widened by its own sampling error.
+    """
+    from scipy.stats import norm
+
+    z, values = norm.ppf((1 + interval["level"]) / 2), score_values(scores, horizon_days)
+    error = error_of(interval, values)
+    curves = [1 - risk_of(scores.shifted((sign * error)[:, None, None]), horizon_days) for sign in (0, 1)]
+    rows = []
+    for members in np.array_split(np.argsort(curves[0], kind="stable"), groups):
+        predicted, moved = (curve[members].mean() for curve in curves)
+        observed, sampling = _km_at(scores.time[members], scores.event[members], horizon_days)
+        reach = z * np.hypot(predicted - moved, sampling)
+        rows.append({
+            "patients": len(members), "predicted": float(predicted), "observed": observed, "error": sampling,
+            "model_error": float(predicted - moved), "covered": bool(abs(predicted - observed) <= reach),
+        })  # fmt: skip
+    return rows
+
+
+def _km_at(time, event, horizon_days: float) -> tuple[float, float]:
+    """(S, Greenwood's standard error) at a time."""
+    times, survival = kaplan_meier(time, event)
+    before = times <= horizon_days
+    value = float(survival[before][-1]) if before.any() else 1.0
+    total = 0.0
+    for t in times[before]:
+        at_risk, deaths = np.sum(time >= t), np.sum((time == t) & event)
+        total += deaths / (at_risk * max(at_risk - deaths, 1))
+    return value, float(value * np.sqrt(total)) if 0 < value < 1 else float(0.5 / len(time))
+
+
+# --- Which of it pays: cross-validation -------------------------------------------------------------------------------
+
+
+def crossvalidated_risks(
+    scores: Scores,
+    fit: Callable[[Scores, Mapping], Callable[[Scores, Mapping], np.ndarray]],
+    values: Mapping[str, np.ndarray],
+    folds: int = 5,
+    seed: int = 2020,
+    horizon_days: float = EIGHTEEN_MONTHS_DAYS,
+) -> np.ndarray:
+    """Each patient's risk by a fit on the other folds, [patients].
+
+    fit(scores, values) returns a function that gives each patient's shift [patients] for (scores, values).
+    """
+    fold_of, risks = stratified_folds(scores.event, folds, seed), np.empty(len(scores.time))
+    for fold in range(folds):
+        held_out = fold_of == fold
+        inside = {name: column[~held_out] for name, column in values.items()}
+        outside = {name: column[held_out] for name, column in values.items()}
+        shift_of = fit(scores.part(~held_out), inside)
+        part = scores.part(held_out)
+        risks[held_out] = risk_of(part.shifted(shift_of(part, outside)[:, None, None]), horizon_days)
+    return risks
+
+
+def shift_only(scores: Scores, values: Mapping) -> Callable:
+    """For ``crossvalidated_risks``: one shift."""
+    shift = fit_shift(scores)
+    return lambda part, _: np.full(len(part.time), shift)
+
+
+def shift_and_terms(scores: Scores, values: Mapping) -> Callable:
+    """For ``crossvalidated_risks``: one shift, then the covariates that are known of each patient."""
+    shift = fit_shift(scores)
+    terms = fit_terms(scores.shifted(shift), values)
+
+    def shift_of(part: Scores, given: Mapping) -> np.ndarray:
+        known = {name: np.isfinite(column) for name, column in given.items()}
+        total = np.full(len(part.time), shift)
+        for term in terms:
+            exactly = np.all([known[name] == (name in term["coefficients"]) for name in given], axis=0)
+            total = total + np.where(exactly, term_shift(term, given), 0.0)
+        return total
+
+    return shift_of
+
+
+# --- The entry of bundle.json -----------------------------------------------------------------------------------------
+
+
+def reference_cohort(scores: Scores, label: str, horizon_days: float) -> dict:
+    """Kaplan-Meier curve and quantiles of the predicted risk, as ``reference_cohort`` has them."""
+    times, survival = kaplan_meier(scores.time, scores.event)
+    first = [] if len(times) and times[0] == 0 else [0.0]
+    days, values = [*first, *times.tolist()], [1.0] * len(first) + survival.tolist()
+    last = float(scores.time.max())
+    if last > days[-1]:  # followed beyond the last death
+        days, values = [*days, last], [*values, values[-1]]
+    quantiles = np.quantile(risk_of(scores, horizon_days), np.linspace(0, 1, 101))
+    return {
+        "label": label,
+        "kaplan_meier": {"time_days": days, "survival": values},
+        "risk_quantiles": np.maximum.accumulate(quantiles).tolist(),
+    }
+
+
+def covariate_entry(covariate: Covariate) -> dict:
+    """A Covariate as bundle.json has it."""
+    entry = {"name": covariate.name, "label": covariate.label, "unit": covariate.unit}
+    if covariate.choices is not None:
+        return {**entry, "choices": dict(covariate.choices)}
+    return {**entry, "low": covariate.low, "high": covariate.high}
+
+
+# Covariates that a table may hold, by the name of their column. Which of them a population takes is decided by
+# cross-validation.
+KNOWN_COVARIATES = {
+    "age_years": Covariate("age_years", "age", "years", 18, 110),
+    "n_stage": Covariate("n_stage", "N stage", "", 0, 3, {"N0": 0, "N1": 1, "N2": 2, "N3": 3}),
+    "t_stage": Covariate("t_stage", "T stage", "", 0, 4, {"T0": 0, "T1": 1, "T2": 2, "T3": 3, "T4": 4}),
+    "hpv": Covariate("hpv", "HPV", "", 0, 1, {"negative": 0, "positive": 1}),
+}
+# Ways in which tables write a choice.
+_SPELLINGS = {"hpv": {"-": "negative", "+": "positive", "neg": "negative", "pos": "positive"}}
+
+
+def covariate_values(table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of a patients' table as numbers, NaN where not known; name -> float [patients].
+
+    Stages may be written N2, 2, N2b or 2b (the letter is left out). Raises UsageError for a value that is none.
+    """
+    values = {}
+    for name in names:
+        covariate, column = KNOWN_COVARIATES[name], table[name] if name in table else [None] * len(table)
+        parsed = [covariate.parse(_spelled(covariate, text)) for text in column]
+        values[name] = np.array([np.nan if value is None else value for value in parsed])
+    return values
+
+
+def _spelled(covariate: Covariate, text) -> str:
+    text = "" if text is None or text != text else str(text).strip()
+    text = _SPELLINGS.get(covariate.name, {}).get(text.casefold(), text)
+    if covariate.name.endswith("_stage"):
+        text = text.removesuffix(".0").rstrip("abcdABCD")
+        return "" if text.upper() in ("NX", "TX", "X") else text
+    return text
+
+
+def compare_terms(
+    scores: Scores, values: Mapping[str, np.ndarray], horizon_days: float, bootstrap: int = 1000, folds: int = 5,
+    repeats: int = 3, seed: int = 2020,
+) -> list[dict]:  # fmt: skip
+    """What image, clinical values and both give, cross-validated on the same patients: rows for metrics.
+
+    Returns
+    -------
+    list of dict
+        name (concordance or ipa), predictor ("image", "clinical", "image and clinical", or two of them with "minus"
+        between), horizon_days, value, ci_low, ci_high: of risks averaged over ``repeats`` divisions into folds.
+    """
+    from ..evaluation.metrics import difference, score_predictions
+
+    ways = {"image": (scores, shift_only, {})}
+    if values:
+        ways["clinical"] = (marginal_scores(scores), shift_and_terms, values)
+        ways["image and clinical"] = (scores, shift_and_terms, values)
+    risks = {
+        name: np.mean(
+            [crossvalidated_risks(start, fit, given, folds, seed + k, horizon_days) for k in range(repeats)], axis=0
+        )
+        for name, (start, fit, given) in ways.items()
+    }
+    outcome = (scores.time, scores.event)
+    found = {name: score_predictions(*outcome, {horizon_days: risk}, bootstrap, seed) for name, risk in risks.items()}
+    for other in ("image", "clinical") if values else ():
+        pair = (risks["image and clinical"], risks[other])
+        found[f"image and clinical minus {other}"] = difference(*outcome, *pair, horizon_days, bootstrap, seed)
+    kept = ("concordance", "ipa")
+    return [_metric_row(row, name) for name, rows in found.items() for row in rows if row["metric"] in kept]
+
+
+def _metric_row(row: dict, predictor: str) -> dict:
+    return {"name": row["metric"], "predictor": predictor, "horizon_days": row["horizon_days"], "value": row["value"],
+            "ci_low": row["ci_low"], "ci_high": row["ci_high"]}  # fmt: skip
+
+
+def patient_ranges(store: Store, max_slices: int, ages: np.ndarray | None = None) -> dict:
+    """1st and 99th percentile of what the patients of a store had: the measures of ``populations.MEASURES``."""
+    rows = [store.rows(patient, max_slices) for patient in store.patient_ids]
+    largest = [store.slices.loc[some, "area_px"].max() for some in rows]
+    grey = [store.slices.loc[some, "mean_intensity"].mean() for some in rows]
+    measures = {"largest_area_px": largest, "mean_intensity": grey}
+    if ages is not None:
+        measures["age_years"] = ages[np.isfinite(ages)]
+    return {name: np.percentile(each, [1, 99]).tolist() for name, each in measures.items() if len(each)}
+
+
+def _check_deaths(scores: Scores) -> None:
+    if not scores.event.any():
+        raise CNNSurvivalError("None of the patients died; a population cannot be calibrated on them.")
+
+
+def _minimise(function: Callable, size: int) -> np.ndarray:
+    return minimize(function, np.zeros(size), method="BFGS", options={"gtol": 1e-4}).x
