@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.mrml import scene as scene_io
 from CNNSurvivalLib.slices import extract_slices
 from training_cli.demo import phantom

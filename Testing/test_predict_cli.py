@@ -472,7 +472,7 @@ def test_details_writes_each_case_into_its_own_folder(batch, case):
 
 
 def test_stopping_a_batch_keeps_what_is_done(batch, case, monkeypatch):
-    from CNNSurvivalLib.io import readers as module
+    from CNNSurvivalLib.io import read as module
 
     real, calls = module.read_case, []
 

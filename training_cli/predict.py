@@ -23,7 +23,7 @@ from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import UsageError, existing
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.io.manifest import ManifestRow, duplicate_warnings, read_manifest
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.prediction import (
     Prediction,
     curve_table,

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 def predict_row(row: ManifestRow, bundle, engine, **options) -> tuple[Prediction, dict]:
     """(prediction, what was given) of one row of a manifest; options as for ``prediction.predict``."""
-    from .io.readers import read_case
+    from .io.read import read_case
 
     if row.problem:
         raise CNNSurvivalError(row.problem)

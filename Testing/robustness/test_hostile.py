@@ -29,7 +29,7 @@ import hostile_maker as maker
 from CNNSurvivalLib.bundle import find_bundles, load_bundle
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import armed, disarmed, write_csv
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 from training_cli.cli import main
 
 FULL = os.environ.get("CNNSURVIVAL_FUZZ") == "full"

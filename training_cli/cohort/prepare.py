@@ -28,7 +28,7 @@ from tqdm import tqdm
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv, write_json
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
 from .clinical import EVENT, ID, TIME, read_clinical, read_table, where

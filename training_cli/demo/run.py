@@ -99,7 +99,7 @@ def write_files(output: Path, prediction: Prediction) -> None:
 
 def predict_from_rtstruct(phantom: Phantom, bundle: Bundle) -> Prediction:
     """The same patient as the command line reads it: without MRML, from the contours and not the voxels."""
-    from CNNSurvivalLib.io.readers import read_case
+    from CNNSurvivalLib.io.read import read_case
 
     case = read_case(phantom.ct_folder, phantom.rtstruct_path, TUMOUR)
     return predict(case.hu, case.mask, case.ijk_to_ras, bundle, input_warnings=tuple(case.warnings))

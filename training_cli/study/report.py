@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 
 from ..cohort.store import Store
 from ..evaluation import metrics
