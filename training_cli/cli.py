@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from CNNSurvivalLib import __version__
-from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.errors import CNNSurvivalError, exit_code
 
 from .commands.baselines import add_baselines
 from .commands.download import add_download
@@ -23,7 +23,7 @@ from .commands.predict import add_predict
 from .commands.prepare import add_prepare
 from .commands.pretrain import add_crossvalidate, add_finetune, add_pretrain
 from .commands.reproduce import add_reproduce
-from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
+from .options import DONE, STOPPED, UNUSABLE_INPUT
 
 COMMANDS = (
     add_predict,
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as done:  # argparse has said what it had to say
         return done.code if isinstance(done.code, int) else DONE
     except CNNSurvivalError as error:
-        return _fail(options, str(error), USAGE_ERROR if isinstance(error, UsageError) else UNUSABLE_INPUT)
+        return _fail(options, str(error), exit_code(error))
     except KeyboardInterrupt:
         return _fail(options, "Stopped.", STOPPED)
     except BrokenPipeError:

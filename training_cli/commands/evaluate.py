@@ -13,7 +13,8 @@ Score predicted risks against what became of the patients.
     cnn-survival evaluate --model RUN_OR_BUNDLE --store STORE --output FOLDER
 
 predictions.csv, from this software or any other, has a row per patient with patient_id, time_days, event (1 = died)
-and a column risk_<days> per horizon, such as risk_365: the probability of death by then.
+and a column risk_<days> per horizon, such as risk_365: the probability of death by then. What 'cnn-survival predict'
+wrote will do as it is: risk_18m is the risk at 547.875 days. Follow-up may be in a table of its own (--clinical).
 
 FOLDER gets metrics.csv (concordance index, IPA, Brier score and AUC at each horizon, with 95 % intervals from
 resampling patients; the Brier score averaged over time, if there are several horizons), calibration_<days>.csv and,
@@ -29,6 +30,8 @@ def add_evaluate(commands) -> None:
     summary = "score predicted risks: concordance, IPA, Brier score, AUC, calibration"
     command = add_command(commands, "evaluate", _run, summary, DESCRIPTION)
     command.add_argument("--predictions", type=Path, metavar="CSV", help="predicted risks")
+    command.add_argument("--clinical", type=Path, metavar="TABLE", help="with --predictions: the patients' follow-up "
+                         "(patient_id, time_days, event; default: the predictions' own columns)")  # fmt: skip
     command.add_argument("--model", type=Path, metavar="FOLDER", help="instead: a run or a bundle to predict with")
     command.add_argument("--store", type=Path, metavar="STORE", help="with --model: the patients to predict")
     command.add_argument("--patients", type=Path, metavar="CSV", help="with --model: only these patients")
@@ -48,6 +51,8 @@ def _run(options) -> int:
         options.parser.error("--model and --store go together")
     if options.model is None and (options.patients or options.part):
         options.parser.error("--patients and --part go with --model")
+    if options.clinical and options.predictions is None:
+        options.parser.error("--clinical goes with --predictions")
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):  # the same numbers to the last bit on any number of cores
@@ -62,7 +67,7 @@ def _evaluate(options) -> int:
     from ..evaluation import evaluate
 
     if options.predictions is not None:
-        table, horizons = evaluate.read_predictions(options.predictions, options.horizons)
+        table, horizons = evaluate.read_predictions(options.predictions, options.horizons, options.clinical)
     else:
         horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
         store = chosen_part(options.store, options.patients, options.part)

@@ -138,7 +138,7 @@ def _prepare(place: Workplace) -> None:
         place.tell(f"Preparing {cohort.label}")
         prepare.prepare(
             study.manifest, store, study.data.preprocessing, clinical=study.clinical, where=cohort.where,
-            jobs=place.jobs, tell=place.tell,
+            jobs=place.jobs, log=place.tell,
         )  # fmt: skip
 
 
