@@ -107,6 +107,29 @@ def test_a_file_of_the_library_imports_what_its_folder_may(name):
 
 
 @pytest.mark.parametrize("name", sorted(LIBRARY_GRAPH), ids=lambda name: name or "__init__")
+def test_at_file_scope_the_library_imports_only_numpy_and_scipy(name):
+    """Outside widgets: what is slow, or not everywhere, is imported inside the function that uses it."""
+    if room(name) == "widgets":
+        return
+    tree = ast.parse(modules(LIBRARY)[name].read_text(encoding="utf-8"))
+    inside_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if id(node) in inside_functions:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    assert names <= {"numpy", "scipy", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY_GRAPH), ids=lambda name: name or "__init__")
 def test_the_library_knows_no_command(name):
     assert "training_cli" not in LIBRARY_GRAPH[name][1]
 

@@ -11,6 +11,7 @@ import pytest
 from CNNSurvivalLib import batch
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import Cancelled, UsageError
+from CNNSurvivalLib.io.patient_folder import folder_cases
 
 sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK")
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,7 @@ def test_patients_are_found_in_sub_folders(tmp_path, files):
     files("c/ct.nrrd", "c/mask1.nrrd")
     write(tmp_path / "c" / "mask2.nrrd", np.zeros((2, 2, 2), np.uint8))
     (tmp_path / "d").mkdir()
-    found = {row.patient_id: row for row in batch.folder_cases(tmp_path)}
+    found = {row.patient_id: row for row in folder_cases(tmp_path)}
     assert (found["a"].image, found["a"].mask) == ("a/ct.nrrd", "a/tumour.seg.nrrd")
     assert (found["b"].image, found["b"].mask) == ("b/scan.nii.gz", "b/GTV.nii.gz")
     assert "1 CTs and 2 masks" in found["c"].problem and "0 CTs and 0 masks" in found["d"].problem
@@ -57,7 +58,7 @@ def test_pairs_are_found_in_one_folder(tmp_path, files):
     files("p2.nrrd", "p2.seg.nrrd")
     files("segal_ct.nrrd", "segal_label.nrrd")  # a name that holds a word for masks
     write(tmp_path / "p3_ct.nrrd", np.zeros((2, 2, 2), np.int16))
-    found = {row.patient_id: (row.image, row.mask, row.problem) for row in batch.folder_cases(tmp_path)}
+    found = {row.patient_id: (row.image, row.mask, row.problem) for row in folder_cases(tmp_path)}
     assert found["p1"] == ("p1_ct.nrrd", "p1_mask.nrrd", None)
     assert found["p2"] == ("p2.nrrd", "p2.seg.nrrd", None)
     assert found["segal"] == ("segal_ct.nrrd", "segal_label.nrrd", None)
@@ -66,9 +67,9 @@ def test_pairs_are_found_in_one_folder(tmp_path, files):
 
 def test_a_folder_without_patients_is_said_to_be_one(tmp_path):
     with pytest.raises(UsageError, match="holds no patients"):
-        batch.folder_cases(tmp_path)
+        folder_cases(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
-        batch.folder_cases(tmp_path / "nowhere")
+        folder_cases(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="No folder is given"):
         batch.cases_of("folder", "")
 
@@ -83,7 +84,7 @@ def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, files, tiny_bundle):
             raise Cancelled
 
     outcomes, stopped = batch.run_batch(
-        batch.folder_cases(tmp_path), lambda case, inside: batch.predict_case(case, tiny_bundle, engine, inside),
+        folder_cases(tmp_path), lambda case, inside: batch.predict_case(case, tiny_bundle, engine, inside),
         seen.append, progress,
     )  # fmt: skip
     assert stopped and [outcome.values is not None for outcome in outcomes] == [True, False, False]
@@ -119,16 +120,18 @@ def test_the_patients_of_a_scene(tiny_bundle):
     import slicer
     from test_scene import add_segmentation, add_volume, ball
 
+    from CNNSurvivalLib.mrml.scene_cases import scene_cases
+
     scene = slicer.vtkMRMLScene()
     logic = slicer.vtkSlicerSegmentationsModuleLogic()
     logic.SetMRMLScene(scene)
     with pytest.raises(UsageError, match="holds no CT"):
-        batch.scene_cases(scene)
+        scene_cases(scene)
     first, second = (add_volume(scene, name=name) for name in ("CT 1", "CT 2"))
     add_segmentation(scene, volume=first)
     add_segmentation(scene, {"Liver": ball(), "Heart": ball()}, volume=second, name="Organs")
     add_volume(scene, name="CT 3")
-    cases = batch.scene_cases(scene)
+    cases = scene_cases(scene)
     assert [case.patient_id for case in cases] == ["CT 1", "CT 2", "CT 3"]
     assert "No segment of 'Organs'" in cases[1].problem and "no segmentation" in cases[2].problem
     engine = create_engine("numpy", tiny_bundle)

@@ -605,10 +605,9 @@ def test_evaluate_gives_controls_and_d_calibration(predictions, tmp_path, capsys
 
 
 def test_shuffled_voxels_keep_shapes_and_go_with_a_model(predictions, tmp_path, capsys):
-    from training_cli.evaluation.controls import shuffled_voxels
-    from training_cli.cohort.store import open_store
-
     from cohort_maker import make_store
+    from training_cli.cohort.store import open_store
+    from training_cli.evaluation.controls import shuffled_voxels
 
     store = open_store(make_store(tmp_path / "store", patients=6, slices=2))
     part = store.part(store.patient_ids[:3])

@@ -17,8 +17,6 @@ WITHOUT_CODE = ("QLabel", "qMRMLWidget")  # what needs no connection
 WINDOW = sorted((MODULE / "CNNSurvivalLib" / "widgets").glob("*.py"))
 SLICER_ONLY = {path.name: {"qt", "vtk", "slicer", "CNNSurvivalLib"} for path in (MODULE / "CNNSurvival.py", *WINDOW)}
 del SLICER_ONLY["__init__.py"]
-# Only what reads files imports these; Slicer ships them.
-SLICER_ONLY.update({"readers.py": {"SimpleITK", "pydicom"}, "rtstruct.py": {"pydicom"}})
 SLICER_ONLY["self_test.py"] = {"CNNSurvivalLib"}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation
 from CNNSurvivalLib.mrml.inputs import ct_and_mask
 from CNNSurvivalLib.mrml.results import find_result, read_record

@@ -17,6 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetSt
 from CNNSurvivalLib import bundle as bundles
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.prediction import predict
+from cohort_maker import make_images
 from training_cli.cli import main
 
 CASE_FILES = ["prediction.json", "slices.csv", "survival_curve.csv", "survival_curve.png"]
@@ -443,6 +444,8 @@ def test_manifests_that_cannot_be_used(batch, case):
         ("patient_id,image\na,ct.nrrd\n", "no column 'mask'"),
         ("image,mask\n", "no rows"),
         ("", "empty"),
+        ("Patient,Image\na,ct.nrrd\n", "no column 'mask'; it has: Patient, Image"),
+        ("image,mask,Mask\na,b,c\n", "has the column 'mask' twice"),
         (b"PK\x03\x04\0\0\0", "not a text file"),
     ]:
         code, out, err, _, _ = batch(content)
@@ -472,7 +475,7 @@ def test_details_writes_each_case_into_its_own_folder(batch, case):
 
 
 def test_stopping_a_batch_keeps_what_is_done(batch, case, monkeypatch):
-    from CNNSurvivalLib.io import readers as module
+    from CNNSurvivalLib import batch as module
 
     real, calls = module.read_case, []
 
@@ -487,6 +490,62 @@ def test_stopping_a_batch_keeps_what_is_done(batch, case, monkeypatch):
     assert code == 130 and "Traceback" not in err
     assert [row["patient_id"] for row in done] == ["a"]
     assert [(row["patient_id"], row["reason"][:8]) for row in failed] == [("b", "Not done"), ("c", "Not done")]
+
+
+def test_a_users_own_batch_can_be_scored_as_it_is(tmp_path, tiny_bundle, capsys):
+    """predict a manifest with follow-up, then evaluate what it wrote; the same numbers as from a table by hand."""
+    manifest = make_images(tmp_path / "images", 8) / "manifest.csv"
+    text = manifest.read_text().replace("patient_id,", "Patient_ID,", 1).replace("s003,", "=3,")
+    manifest.write_text(text)
+    predict_it = ["predict", "--manifest", manifest, "--model", tiny_bundle.folder, "--output", tmp_path / "out"]
+    assert main([str(part) for part in predict_it]) == 3  # one tumour is too small
+    predictions = tmp_path / "out" / "predictions.csv"
+    with open(predictions, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == [*PREDICTIONS_HEADER.split(","), "time_days", "event"]
+    given = {row["Patient_ID"]: row for row in csv.DictReader(text.splitlines())}
+    assert len(rows) == 7 and rows[3]["patient_id"] == "'=3"
+    for row in rows:
+        assert [row[name] for name in ("time_days", "event")] == [
+            given[row["patient_id"].strip("'")][name] for name in ("time_days", "event")
+        ]
+    score = ["evaluate", "--bootstrap", "20", "--predictions"]
+    assert main([*score, str(predictions), "--output", str(tmp_path / "own")]) == 0
+    by_hand = tmp_path / "hand.csv"
+    lines = [f"{n},{row['time_days']},{row['event']},{row['risk_18m']}" for n, row in enumerate(rows)]
+    by_hand.write_text("\n".join(["patient_id,time_days,event,risk_547.875", *lines]))
+    assert main([*score, str(by_hand), "--output", str(tmp_path / "hand")]) == 0
+    metrics = (tmp_path / "own" / "metrics.csv").read_bytes()
+    assert metrics == (tmp_path / "hand" / "metrics.csv").read_bytes() and b"547.875" in metrics
+    # Follow-up from a table of its own, which also lacks one patient
+    without = tmp_path / "without.csv"
+    without.write_text("\n".join(",".join(line.split(",")[:3]) for line in predictions.read_text().splitlines()))
+    capsys.readouterr()
+    assert main([*score, str(without), "--output", str(tmp_path / "none")]) == 2
+    assert "no column 'time_days'" in (error := capsys.readouterr().err) and "--clinical" in error
+    call = [*score, str(without), "--output", str(tmp_path / "table"), "--clinical"]
+    assert main([*call, str(manifest)]) == 0
+    assert (tmp_path / "table" / "metrics.csv").read_bytes() == metrics
+    manifest.write_text("\n".join(line for line in text.splitlines() if not line.startswith("s001")))
+    capsys.readouterr()
+    assert main([*call, str(manifest)]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 7 patients have no row" in out and "s001" in out and "6 patients" in out
+    manifest.write_text("patient_id,time_days,event\nnobody,5,1\n")
+    assert main([*call, str(manifest)]) == 2
+    assert "No patient of the predictions" in capsys.readouterr().err
+
+
+def test_series_uid_of_a_manifest_chooses_the_series(batch, case, sphere):
+    hu, _ = sphere()
+    first = write_series(case / "dicom", hu)
+    write_series(case / "dicom", hu[:20])
+    code, _, _, done, failed = batch(
+        f"patient_id,image,mask,Series_UID\na,dicom,mask.nrrd,{first}\nb,dicom,mask.nrrd,\nc,ct.nrrd,mask.nrrd,\n"
+    )
+    assert code == 3 and [row["patient_id"] for row in done] == ["a", "c"]
+    assert done[0]["risk_18m"] == done[1]["risk_18m"]
+    assert "--series-uid" in failed[0]["reason"]
 
 
 # --- models and the rest --------------------------------------------------------------------------------------

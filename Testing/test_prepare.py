@@ -48,6 +48,20 @@ def test_the_store_holds_every_patients_slices_best_first(data, store):
     assert opened.preprocessing == Preprocessing()
 
 
+def test_headers_are_spelled_as_for_predict(data, store, tmp_path):
+    """Upper and lower case, semicolons, Windows' letters: the same manifest reader."""
+    shutil.copytree(data, tmp_path / "data")
+    header, rest = (tmp_path / "data/manifest.csv").read_text().split("\n", 1)
+    header = header.replace("patient_id", "Patient_ID").replace("image", " Image").replace("mask", "MASK")
+    header = header.replace("time_days", "Time_Days").replace("event", "Event")
+    text = "\n".join([header + ",Stra\u00dfe", *(line + ",K\u00f6ln" for line in rest.splitlines())])
+    (tmp_path / "data/manifest.csv").write_bytes(text.replace(",", ";").encode("cp1252"))
+    assert main(["prepare", str(tmp_path / "data/manifest.csv"), "--output", str(tmp_path / "store")]) == 3
+    one, two = open_store(store), open_store(tmp_path / "store")
+    assert one.sha256 == two.sha256 and list(two.patients["Stra\u00dfe"]) == ["K\u00f6ln"] * 7
+    assert list(two.patients.drop(columns="Stra\u00dfe")) == list(one.patients)
+
+
 def test_outcomes_ranks_and_counts(data, store):
     opened, manifest = open_store(store), pd.read_csv(data / "manifest.csv").set_index("patient_id")
     for name in ("time_days", "event", "age_years", "t_stage"):
@@ -172,6 +186,7 @@ def test_excels_tables_read(tmp_path):
         (["--where", "cohort=third"], "No row of the table"),
         (["--where", "kohort=first"], "has no column 'kohort'"),
         (["--where", "cohort"], "is not COLUMN=VALUE"),
+        (["--time-column", "days"], "The manifest"),
         (["--backend", "dask"], "go together"),
         (["--hu-window", "200", "100"], "a lower and a higher"),
     ],

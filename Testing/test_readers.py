@@ -14,7 +14,7 @@ from CNNSurvivalLib.slices import Preprocessing, extract_slices
 sitk = pytest.importorskip("SimpleITK")
 highdicom = pytest.importorskip("highdicom")
 
-from CNNSurvivalLib.io.readers import read_case  # noqa: E402
+from CNNSurvivalLib.io.read import read_case  # noqa: E402
 
 SHAPE = (12, 40, 48)  # k, j, i
 SPACING = (1.25, 1.5, 3.0)  # i, j, k

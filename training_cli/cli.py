@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from CNNSurvivalLib import __version__
-from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.errors import CNNSurvivalError, exit_code
 
 from .commands.baselines import add_baselines
 from .commands.crossvalidate import add_crossvalidate
@@ -25,7 +25,7 @@ from .commands.predict import add_predict
 from .commands.prepare import add_prepare
 from .commands.pretrain import add_pretrain
 from .commands.reproduce import add_reproduce
-from .options import DONE, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
+from .options import DONE, STOPPED, UNUSABLE_INPUT
 
 COMMANDS = (
     add_predict,
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as done:  # argparse has printed its message
         return done.code if isinstance(done.code, int) else DONE
     except CNNSurvivalError as error:
-        return _fail(options, str(error), USAGE_ERROR if isinstance(error, UsageError) else UNUSABLE_INPUT)
+        return _fail(options, str(error), exit_code(error))
     except KeyboardInterrupt:
         return _fail(options, "Stopped.", STOPPED)
     except BrokenPipeError:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 
+from CNNSurvivalLib.errors import DONE, SOME_FAILED, STOPPED, UNUSABLE_INPUT, USAGE_ERROR
+
+__all__ = ["DONE", "SOME_FAILED", "STOPPED", "UNUSABLE_INPUT", "USAGE_ERROR"]
+
 # The models that a network is compared with. Here, as the parser needs them before the packages that fit them.
 BASELINES = ("radiomics", "outputs", "volume", "clinical")
-# Exit codes
-DONE, UNUSABLE_INPUT, USAGE_ERROR, SOME_FAILED, STOPPED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\
 exit codes:

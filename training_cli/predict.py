@@ -17,16 +17,16 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
-from CNNSurvivalLib.batch import Outcome, attempt, predict_row, write_tables
+from CNNSurvivalLib.batch import Outcome, attempt, load_case, predict_image, write_tables
 from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import create_engine
-from CNNSurvivalLib.errors import UsageError, existing
+from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
-from CNNSurvivalLib.io.manifest import ManifestRow, duplicate_warnings, read_manifest
-from CNNSurvivalLib.io.readers import read_case
-from CNNSurvivalLib.prediction import Prediction, predict
+from CNNSurvivalLib.io.case import Case, duplicate_warnings
+from CNNSurvivalLib.prediction import Prediction
 from CNNSurvivalLib.report.tables import curve_table, slice_table, to_dict
 
+from .cohort.tables import read_manifest
 from .figures.survival import survival_figure
 
 
@@ -46,7 +46,7 @@ class BatchResult(NamedTuple):
     stopped: bool
 
 
-def predict_case(image, mask, output, settings: Settings, segment=None, series_uid=None, title=None) -> Prediction:
+def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Prediction:
     """Predict one case and write prediction.json, survival_curve.csv, survival_curve.png and slices.csv to output.
 
     Each file is replaced as a whole; others in the folder are left alone. When the case fails, nothing is written,
@@ -54,30 +54,30 @@ def predict_case(image, mask, output, settings: Settings, segment=None, series_u
     """
     bundle, engine = _model(settings)
     with _output_folder(output) as folder:
-        prediction, given = _predict(image, mask, segment, series_uid, bundle, engine, settings)
+        prediction, given = _predict(case, bundle, engine, settings)
         _write_case(prediction, given, folder, title)
     return prediction
 
 
 def predict_manifest(
-    manifest, output, settings: Settings, jobs: int = 1, details: bool = False, tell: Callable[[str], None] = print
+    manifest, output, settings: Settings, jobs: int = 1, details: bool = False, log: Callable[[str], None] = print
 ) -> BatchResult:
-    """Predict every row of a manifest and write predictions.csv and failures.csv to output.
+    """Predict every case of a manifest and write predictions.csv and failures.csv to output.
 
     Both are in the manifest's order whatever ``jobs`` is, and both are written even if they have no rows, so that
     none of an earlier run stays behind. Each process holds one case at a time. ``details`` writes each case's own
-    files into output/<patient_id>. ``tell`` gets a line for the user where something is wrong. After an interrupt
-    what is done is written, and the rows that were not reached are listed as failures.
+    files into output/<patient_id>. ``log`` gets a line for the user where something is wrong. After an interrupt
+    what is done is written, and the cases that were not reached are listed as failures.
     """
-    rows = read_manifest(manifest)
-    create_engine(settings.engine, load_bundle(settings.model))  # what is wrong with them is wrong with every row
-    notes = duplicate_warnings(rows)
+    cases = read_manifest(manifest)
+    create_engine(settings.engine, load_bundle(settings.model))  # what is wrong with them is wrong with every case
+    notes = duplicate_warnings(cases)
     for note in dict.fromkeys(notes.values()):
-        tell(f"Warning: {note}")
+        log(f"Warning: {note}")
     with _output_folder(output) as folder:
-        outcomes, stopped = _run(rows, settings, notes, folder if details else None, jobs, tell)
+        outcomes, stopped = _run(cases, settings, notes, folder if details else None, jobs, log)
         failed = write_tables(folder, outcomes)
-    return BatchResult(len(rows) - failed, failed, stopped)
+    return BatchResult(len(cases) - failed, failed, stopped)
 
 
 def find_model(model: str | None) -> Path:
@@ -100,22 +100,14 @@ def find_model(model: str | None) -> Path:
 # --- One case -------------------------------------------------------------------------------------------------
 
 
-def _predict(image, mask, segment, series_uid, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
-    """(prediction, what was given) of one case."""
-    existing(image, "image")
-    existing(mask, "mask")
-    case = read_case(image, mask, segment, series_uid)
-    prediction = predict(
-        case.hu,
-        case.mask,
-        case.ijk_to_ras,
-        bundle,
-        engine,
-        min_roi_px=settings.min_roi_px,
-        max_slices=settings.max_slices,
-        input_warnings=case.warnings,
+def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
+    """(prediction, what it was made from) of one case."""
+    tumour = load_case(case)
+    prediction = predict_image(
+        tumour, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices
     )
-    return prediction, {"image": str(image), "mask": str(mask), "segment": case.segment_name}
+    given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": tumour.segment_name}
+    return prediction, given
 
 
 def _write_case(prediction: Prediction, given: dict, folder: Path, title: str | None) -> None:
@@ -144,41 +136,41 @@ def _output_folder(path) -> Iterator[Path]:
 # --- Many cases -----------------------------------------------------------------------------------------------
 
 
-def _run(rows, settings: Settings, notes: dict, details: Path | None, jobs: int, tell) -> tuple[list[Outcome], bool]:
-    """(an outcome per row in the rows' order, whether the user stopped it)."""
+def _run(cases, settings: Settings, notes: dict, details: Path | None, jobs: int, log) -> tuple[list[Outcome], bool]:
+    """(an outcome per case in the cases' order, whether the user stopped it)."""
     outcomes: list[Outcome] = []
     stopped = False
-    bar = tqdm(total=len(rows), desc="Predicting", unit="case", file=sys.stderr)
+    bar = tqdm(total=len(cases), desc="Predicting", unit="case", file=sys.stderr)
     try:
-        with bar, contextlib.closing(_outcomes(rows, settings, notes, details, jobs)) as running:
+        with bar, contextlib.closing(_outcomes(cases, settings, notes, details, jobs)) as running:
             for outcome in running:
                 outcomes.append(outcome)
                 if outcome.reason is not None:
                     bar.clear()
-                    tell(f"{outcome.row.patient_id}: {outcome.reason}")
+                    log(f"{outcome.case.patient_id}: {outcome.reason}")
                 bar.update()
     except KeyboardInterrupt:
         stopped = True
-    outcomes += [Outcome(row, None, NOT_DONE) for row in rows[len(outcomes) :]]
+    outcomes += [Outcome(case, None, NOT_DONE) for case in cases[len(outcomes) :]]
     return outcomes, stopped
 
 
-def _outcomes(rows, settings: Settings, notes: dict, details: Path | None, jobs: int) -> Iterator[Outcome]:
+def _outcomes(cases, settings: Settings, notes: dict, details: Path | None, jobs: int) -> Iterator[Outcome]:
     if jobs == 1:
         _start_worker(settings)
-        for row in rows:
-            yield _one(row, settings, notes.get(row.number), details)
+        for case in cases:
+            yield _one(case, settings, notes.get(case.number), details)
         return
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker, (settings,))
     try:
-        futures = [pool.submit(_one, row, settings, notes.get(row.number), details) for row in rows]
-        for row, future in zip(rows, futures):
+        futures = [pool.submit(_one, case, settings, notes.get(case.number), details) for case in cases]
+        for case, future in zip(cases, futures):
             try:
                 yield future.result()
             except BrokenProcessPool:
                 reason = "A worker process died (out of memory?); try again with fewer --jobs."
-                yield Outcome(row, None, reason)
+                yield Outcome(case, None, reason)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -207,15 +199,14 @@ def _model(settings: Settings):
     return bundle, create_engine(settings.engine, bundle)
 
 
-def _one(row: ManifestRow, settings: Settings, note: str | None, details: Path | None) -> Outcome:
-    """Predict one row; whatever goes wrong becomes its reason, so that the batch goes on."""
+def _one(case: Case, settings: Settings, note: str | None, details: Path | None) -> Outcome:
+    """Predict one case; whatever goes wrong becomes its reason, so that the batch goes on."""
 
     def work() -> Prediction:
-        options = {"min_roi_px": settings.min_roi_px, "max_slices": settings.max_slices}
-        prediction, given = predict_row(row, **_worker, **options)
+        prediction, given = _predict(case, **_worker, settings=settings)
         if details is not None:
-            with _output_folder(details / row.folder_name) as folder:
-                _write_case(prediction, given, folder, row.patient_id)
+            with _output_folder(details / case.folder_name) as folder:
+                _write_case(prediction, given, folder, case.patient_id)
         return prediction
 
-    return attempt(row, work, note)
+    return attempt(case, work, note)

@@ -28,12 +28,13 @@ __all__ = [
     "Bundle",
     "CNNSurvivalError",
     "Cancelled",
-    "Case",
     "Engine",
     "OcclusionMaps",
+    "Population",
     "Prediction",
     "Preprocessing",
     "RankedSlices",
+    "TumourImage",
     "UsageError",
     "__version__",
     "axial_geometry",
@@ -59,12 +60,13 @@ _MODULES = {
     "Bundle": "bundle",
     "CNNSurvivalError": "errors",
     "Cancelled": "errors",
-    "Case": "io.readers",
     "Engine": "engines",
     "OcclusionMaps": "explanation",
+    "Population": "populations",
     "Prediction": "prediction",
     "Preprocessing": "slices",
     "RankedSlices": "slices",
+    "TumourImage": "io.read",
     "UsageError": "errors",
     "axial_geometry": "slices",
     "create_engine": "engines",
@@ -75,13 +77,13 @@ _MODULES = {
     "median_survival": "hazards",
     "occlusion_maps": "explanation",
     "predict": "prediction",
-    "read_case": "io.readers",
+    "read_case": "io.read",
     "restricted_mean_survival": "hazards",
     "revise": "prediction",
     "save_bundle": "bundle",
     "survival_at": "hazards",
     "survival_function": "hazards",
-    "to_dict": "prediction",
+    "to_dict": "report.tables",
 }
 
 if TYPE_CHECKING:  # the same once more, for type checkers and editors; a test compares the two
@@ -91,8 +93,10 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors; a test c
     from .errors import Cancelled, CNNSurvivalError, UsageError
     from .explanation import OcclusionMaps, occlusion_maps
     from .hazards import median_survival, restricted_mean_survival, survival_at, survival_function
-    from .io.readers import Case, read_case
-    from .prediction import Prediction, predict, revise, to_dict
+    from .io.read import TumourImage, read_case
+    from .populations import Population
+    from .prediction import Prediction, predict, revise
+    from .report.tables import to_dict
     from .slices import Preprocessing, RankedSlices, axial_geometry, extract_slices
 
 

@@ -1,6 +1,9 @@
-"""The exceptions that callers of the library have to know."""
+"""The exceptions that callers of the library have to know, and the exit codes of the programs that meet them."""
 
 from pathlib import Path
+
+# Exit codes of the command line and of headless.py
+DONE, UNUSABLE_INPUT, USAGE_ERROR, SOME_FAILED, STOPPED = 0, 1, 2, 3, 130
 
 
 class CNNSurvivalError(Exception):
@@ -16,6 +19,11 @@ class UsageError(CNNSurvivalError):
 
     The command line exits 2 for it, as for a wrong option, and 1 for any other CNNSurvivalError.
     """
+
+
+def exit_code(error: CNNSurvivalError) -> int:
+    """The exit code for an error that ends a program."""
+    return USAGE_ERROR if isinstance(error, UsageError) else UNUSABLE_INPUT
 
 
 def existing(path, what: str) -> Path:

@@ -16,7 +16,7 @@ from .errors import CNNSurvivalError
 # A spreadsheet takes a cell that begins with = + - @ (or their wide twins), maybe after white space that it drops, for
 # a formula and may run it. Where it separates cells by semicolons or tabs, one also begins within what is one to us.
 _FORMULA = re.compile(r"""(^|[;\t\r\n]"?)('*)(?=[=+\-@＝＋－＠\t\r\n])""")
-_DISARMED = re.compile(r"""(^|[;\t\r\n]"?)'('*)(?=[=+\-@＝＋－＠\t\r\n])""")
+_ESCAPED = re.compile(r"""(^|[;\t\r\n]"?)'('*)(?=[=+\-@＝＋－＠\t\r\n])""")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -52,7 +52,7 @@ def atomic_write(path, mode: str = "w", newline: str | None = "") -> Iterator:
 def write_csv(path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Write a CSV file (UTF-8, RFC 4180); floats in full precision, None as an empty cell.
 
-    Text that a spreadsheet would take for a formula is disarmed; numbers are not, whether numbers or their text.
+    Text that a spreadsheet would take for a formula is escaped; numbers are not, whether numbers or their text.
     """
     with atomic_write(path) as stream:
         writer = csv.writer(stream)
@@ -61,14 +61,14 @@ def write_csv(path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
             writer.writerow([_cell(value) for value in row])
 
 
-def disarmed(text: str) -> str:
+def escape_csv(text: str) -> str:
     """The text with an apostrophe before whatever a spreadsheet would run; "-5" and other plain numbers stay."""
     return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'\2", text)
 
 
-def armed(text: str) -> str:
-    """The text that ``disarmed`` was given, for what reads our own tables."""
-    return _DISARMED.sub(r"\1\2", text)
+def unescape_csv(text: str) -> str:
+    """The text that ``escape_csv`` was given, for what reads our own tables."""
+    return _ESCAPED.sub(r"\1\2", text)
 
 
 def write_json(path, content) -> None:
@@ -104,7 +104,7 @@ def _cell(value) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return disarmed(value)
+        return escape_csv(value)
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return str(value)
     return repr(value.item() if hasattr(value, "item") else value)

@@ -13,29 +13,27 @@ import argparse
 import sys
 from pathlib import Path
 
-DONE, UNUSABLE, USAGE, SOME_FAILED = 0, 1, 2, 3
-
 
 def main(arguments=None) -> int:
     """Work through the cases; returns the exit code."""
+    from CNNSurvivalLib.errors import DONE, USAGE_ERROR, CNNSurvivalError, exit_code
+
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as error:  # argparse has said what is wrong
-        return DONE if not error.code else USAGE
-    from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-
+        return DONE if not error.code else USAGE_ERROR
     try:
         return _run(options)
-    except UsageError as error:
-        return _say(str(error), USAGE)
     except CNNSurvivalError as error:
-        return _say(str(error), UNUSABLE)
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        return exit_code(error)
 
 
 def _run(options) -> int:
     from CNNSurvivalLib.batch import cases_of, predict_case, run_batch, sentence, write_tables
     from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
     from CNNSurvivalLib.engines import create_engine
+    from CNNSurvivalLib.errors import DONE, SOME_FAILED
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
     bundle = load_bundle(options.model or default_bundle_folder())
@@ -43,11 +41,11 @@ def _run(options) -> int:
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
     changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices}
 
-    def tell(outcome) -> None:
-        print(f"{outcome.row.patient_id}: {outcome.reason or 'predicted'}", flush=True)
+    def log(outcome) -> None:
+        print(f"{outcome.case.patient_id}: {outcome.reason or 'predicted'}", flush=True)
 
     outcomes, stopped = run_batch(
-        cases, lambda case, progress: predict_case(case, bundle, engine, progress, **changes), tell
+        cases, lambda case, progress: predict_case(case, bundle, engine, progress, **changes), log
     )
     failed = write_tables(options.output, outcomes)
     print(f"{sentence(outcomes, stopped, options.output)}\n{RESEARCH_USE_ONLY}", flush=True)
@@ -57,8 +55,8 @@ def _run(options) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headless.py", description="Predict survival for many patients in Slicer.")
     cases = parser.add_mutually_exclusive_group(required=True)
-    cases.add_argument("--manifest", metavar="CSV", help="a table with the columns image and mask and, if you like, "
-                       "segment and patient_id; paths relative to it")  # fmt: skip
+    cases.add_argument("--manifest", metavar="CSV", help="a table with the columns image and mask and, if needed, "
+                       "segment, series_uid, patient_id, time_days and event; paths relative to it")  # fmt: skip
     cases.add_argument("--folder", metavar="FOLDER", help="a folder with a sub-folder for each patient, or with pairs "
                        "of files")  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FOLDER", help="gets predictions.csv and failures.csv")
@@ -66,11 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min-roi", type=int, metavar="PX", help="as in cnn-survival predict")
     parser.add_argument("--max-slices", type=int, metavar="N", help="as in cnn-survival predict")
     return parser
-
-
-def _say(text: str, code: int) -> int:
-    print(f"Error: {text}", file=sys.stderr, flush=True)
-    return code
 
 
 def _find_library() -> None:

@@ -354,7 +354,7 @@ def preparing(options: Options) -> list[Row]:
 
         def ours():
             prepare(manifest, manifest.parent / f"{manifest.stem}-{next(count)}", Preprocessing(slice_step_mm=3.0),
-                    jobs=2, tell=lambda text: None)  # fmt: skip
+                    jobs=2, log=lambda text: None)  # fmt: skip
 
         def theirs():
             Parallel(2)(delayed(_read)(pair) for pair in pairs)
@@ -434,7 +434,7 @@ def radiomics(options: Options) -> list[Row]:
         return [Row(*what, None, "", "PyRadiomics is not installed")]
     manifest = cohort_manifest(options, 4 if options.quick else 20)
     store = prepare(manifest, options.folder / "radiomics-store", Preprocessing(slice_step_mm=3.0), jobs=2,
-                    tell=lambda text: None)  # fmt: skip
+                    log=lambda text: None)  # fmt: skip
     cases = list(zip(store.patients["image"], store.patients["mask"]))
     caches = iter(range(10**6))
     reached = 1 / ratio(
@@ -473,7 +473,7 @@ def growth(options: Options) -> list[Row]:
     for cases in cohorts:
         manifest = make_images(options.folder / f"growth-{cases}", cases) / "manifest.csv"
         by_cohort.append(seconds(lambda m=manifest, c=cases: prepare(
-            m, options.folder / f"growth-store-{c}", Preprocessing(), tell=lambda text: None)))  # fmt: skip
+            m, options.folder / f"growth-store-{c}", Preprocessing(), log=lambda text: None)))  # fmt: skip
     _plot([
         ("ROI width squared (px)", np.square(widths), by_width), ("slices", counts, by_count),
         ("cases in prepare", cohorts, by_cohort),

@@ -175,7 +175,7 @@ class _Reader:
 
     def read(self):
         from CNNSurvivalLib.bundle import load_bundle
-        from CNNSurvivalLib.io.readers import read_case
+        from CNNSurvivalLib.io.read import read_case
         from CNNSurvivalLib.prediction import predict
         from CNNSurvivalLib.report.tables import to_dict
 

@@ -28,8 +28,8 @@ import pydicom
 import hostile_maker as maker
 from CNNSurvivalLib.bundle import find_bundles, load_bundle
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-from CNNSurvivalLib.files import armed, disarmed, write_csv
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.files import escape_csv, unescape_csv, write_csv
+from CNNSurvivalLib.io.read import read_case
 from training_cli.cli import main
 
 FULL = os.environ.get("CNNSURVIVAL_FUZZ") == "full"
@@ -331,10 +331,10 @@ def test_no_cell_is_a_formula_and_numbers_stay_numbers(tmp_path):
         assert not cell.startswith(("+", "-")) or not set(cell) - set("0123456789.,;+-eE"), cell  # numbers alone
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))[1:]
-    assert [armed(row[0]) for row in rows] == FORMULAS + NUMBERS
+    assert [unescape_csv(row[0]) for row in rows] == FORMULAS + NUMBERS
     assert [row[0] for row in rows[len(FORMULAS) :]] == NUMBERS
     assert all(float(row[2]) == -1.5 for row in rows[: len(FORMULAS)])
-    assert [disarmed(t) for t in ("T1-weighted", "a; b", "5 - 3", "")] == ["T1-weighted", "a; b", "5 - 3", ""]
+    assert [escape_csv(t) for t in ("T1-weighted", "a; b", "5 - 3", "")] == ["T1-weighted", "a; b", "5 - 3", ""]
 
 
 def test_formulas_in_a_manifest_come_out_disarmed(case, capsys):

@@ -17,7 +17,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,13 @@ from tqdm import tqdm
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv, write_json
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.case import Case
+from CNNSurvivalLib.io.manifest import manifest_cases
+from CNNSurvivalLib.io.read import read_case
+from CNNSurvivalLib.io.tables import Table
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
-from .clinical import EVENT, ID, TIME, read_clinical, read_table, where
+from .clinical import EVENT, ID, TIME, follow_up
 from .store import (
     FORMAT,
     FORMAT_VERSION,
@@ -46,21 +49,11 @@ from .store import (
     open_store,
     preprocessing_info,
 )
+from .tables import one_row_each, read_table, where
 
 PARTS = ".parts"
 PAPER_SLICES = 2500  # what the paper keeps of a cohort
 REFERENCES = {"RTSTRUCT": "StructureSetROISequence", "SEG": "SegmentSequence"}
-
-
-@dataclass(frozen=True)
-class CaseInput:
-    """What one patient's slices are cut from."""
-
-    patient_id: str
-    image: str
-    mask: str
-    segment: str | None = None
-    series_uid: str | None = None
 
 
 def prepare(
@@ -74,23 +67,25 @@ def prepare(
     scheduler: str | None = None,
     columns: dict | None = None,
     keep_parts: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Store:
     """Make a store.
 
-    source: a manifest (columns patient_id, image, mask and, if you like, segment, series_uid), or a folder of DICOM
-    files. clinical: the table of ``clinical.read_clinical`` (default: the manifest itself), with the names of its
-    columns in ``columns``. where: column -> value, chooses rows of both. segment: a regular expression that chooses
-    among the structures of an RTSTRUCT or SEG where the manifest names none. scheduler: a Dask scheduler's address.
+    source: a manifest (``io.manifest``; patient_id is needed here), or a folder of DICOM files. clinical: the table of
+    ``clinical.read_clinical`` (default: the manifest itself), with the names of its columns in ``columns``. where:
+    column -> value, chooses rows of both. segment: a regular expression that chooses among the structures of an
+    RTSTRUCT or SEG where the manifest names none. scheduler: a Dask scheduler's address.
 
     Raises UsageError for tables that must be changed, CNNSurvivalError if no patient has a usable slice.
     """
     source = Path(source)
     if source.is_dir() and clinical is None:
         raise UsageError(f"'{source}' is a folder of images; give the patients' follow-up with --clinical.")
-    outcomes = read_clinical(clinical or source, **(columns or {}))
-    cases, problems = find_dicom_cases(source, segment) if source.is_dir() else read_cases(source, where or {}, segment)
-    outcomes = _chosen_outcomes(outcomes, where or {}, clinical or source)
+    manifest = None if source.is_dir() else read_table(source, "manifest")
+    table = manifest if clinical is None else read_table(clinical, "clinical table")
+    outcomes = follow_up(table, **(columns or {}))
+    cases, problems = read_cases(manifest, where or {}, segment) if manifest else find_dicom_cases(source, segment)
+    outcomes = _chosen_outcomes(outcomes, table, where or {})
     output = ensure_output_folder(output)
     parts = ensure_output_folder(output / PARTS)
     known = [case for case in cases if case.patient_id in outcomes.index]
@@ -100,37 +95,28 @@ def prepare(
     if not keep_parts:
         shutil.rmtree(parts, ignore_errors=True)
     for label, number in store.info["counts"].items():
-        tell(f"{label.replace('_', ' ')}: {number}")
+        log(f"{label.replace('_', ' ')}: {number}")
     return store
 
 
 # --- The cases --------------------------------------------------------------------------------------------------------
 
 
-def read_cases(manifest: Path, conditions: dict, segment: str | None) -> tuple[list[CaseInput], list[tuple[str, str]]]:
+def read_cases(manifest: Table, conditions: dict, segment: str | None) -> tuple[list[Case], list[tuple[str, str]]]:
     """(cases, (patient_id, reason) of those that name no image or mask) of a manifest's rows."""
-    table = read_table(manifest, "manifest")
-    for column in (ID, "image", "mask"):
-        if column not in table:
-            raise UsageError(f"The manifest '{manifest}' has no column '{column}'; it has: {', '.join(table)}.")
-    table = where(table, conditions, manifest)
-    twice = table[ID][table[ID].duplicated()]
-    if len(twice):
-        raise UsageError(f"The manifest '{manifest}' lists the patient '{twice.iloc[0]}' more than once; keep one "
-                         "row for each.")  # fmt: skip
-    cases, problems = [], []
-    for row in table.to_dict("records"):
-        empty = [name for name in ("image", "mask") if not row[name]]
-        if empty:
-            problems.append((row[ID], f"The manifest gives no {empty[0]}."))
-            continue
-        image, mask = (str(manifest.parent / row[name]) for name in ("image", "mask"))
-        name = row.get("segment") or (_choose_segment(Path(mask), segment) if segment else None)
-        cases.append(CaseInput(row[ID], image, mask, name, row.get("series_uid") or None))
+    manifest.need(ID)
+    chosen = where(manifest, conditions)
+    one_row_each(chosen)
+    found = manifest_cases(chosen)
+    problems = [(case.patient_id, case.problem) for case in found if case.problem]
+    cases = [case for case in found if not case.problem]
+    if segment:
+        cases = [case if case.segment else replace(case, segment=_choose_segment(case.mask_path, segment))
+                 for case in cases]  # fmt: skip
     return cases, problems
 
 
-def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[CaseInput], list[tuple[str, str]]]:
+def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[Case], list[tuple[str, str]]]:
     """Pairs each RTSTRUCT or SEG below a folder with the CT series that it refers to, by PatientID.
 
     Returns (cases in the order of PatientID, (PatientID, reason) of patients without one clear pair).
@@ -152,16 +138,16 @@ def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[CaseInput], 
     for patient in sorted({p for p, _ in series} | {p for p, _, _ in contours}):
         own_series = {uid: folder for (p, uid), folder in series.items() if p == patient}
         own = [(path, uid) for p, path, uid in contours if p == patient]
-        found, reason = _one_pair(own_series, own, segment)
+        found, reason = _one_pair(patient, own_series, own, segment)
         if reason:
             problems.append((patient, reason))
         else:
-            cases.append(CaseInput(patient, *found))
+            cases.append(found)
     return cases, problems
 
 
-def _one_pair(series: dict, contours: list, segment: str | None):
-    """((image folder, contour file, segment, series UID), None), or (None, why not)."""
+def _one_pair(patient: str, series: dict, contours: list, segment: str | None):
+    """(the patient's case, None), or (None, why not)."""
     if not contours:
         return None, "There is no RTSTRUCT or SEG for this patient."
     if not series:
@@ -176,7 +162,8 @@ def _one_pair(series: dict, contours: list, segment: str | None):
     if len(matching) != 1:
         return None, f"{len(matching)} contours refer to a CT series of this patient; put the case into a manifest."
     path, uid = matching[0]
-    return (str(series[uid]), str(path), _choose_segment(path, segment) if segment else None, uid), None
+    name = _choose_segment(path, segment) if segment else None
+    return Case(image=str(series[uid]), mask=str(path), patient_id=patient, segment=name, series_uid=uid), None
 
 
 def _referenced_series(header) -> str | None:
@@ -205,9 +192,11 @@ def _choose_segment(path: Path, pattern: str) -> str | None:
     return None
 
 
-def _chosen_outcomes(outcomes: pd.DataFrame, conditions: dict, path) -> pd.DataFrame:
-    known = {column: value for column, value in conditions.items() if column in outcomes}
-    return where(outcomes, known, path) if known else outcomes
+def _chosen_outcomes(outcomes: pd.DataFrame, table: Table, conditions: dict) -> pd.DataFrame:
+    """The follow-up of the rows that the conditions choose; those on columns that the table lacks do not count."""
+    known = {column: value for column, value in conditions.items() if table.column(column)}
+    kept = {id(row) for row in where(table, known).rows}
+    return outcomes[[id(row) in kept for row in table.rows]]
 
 
 def _unmatched(cases, problems, outcomes: pd.DataFrame) -> list[tuple[str, str]]:
@@ -222,7 +211,7 @@ def _unmatched(cases, problems, outcomes: pd.DataFrame) -> list[tuple[str, str]]
 # --- One case ---------------------------------------------------------------------------------------------------------
 
 
-def cut_case(case: CaseInput, preprocessing: Preprocessing, part: Path) -> None:
+def cut_case(case: Case, preprocessing: Preprocessing, part: Path) -> None:
     """Cut one case and write its part file, unless the file is there and its input has not changed since."""
     with contextlib.suppress(OSError):
         fingerprint = _fingerprint(case, preprocessing)
@@ -231,9 +220,9 @@ def cut_case(case: CaseInput, preprocessing: Preprocessing, part: Path) -> None:
     facts: dict = {"fingerprint": None, "reason": None, "roi_slices": 0, "warnings": []}
     slices: RankedSlices | None = None
     try:
-        for name in ("image", "mask"):
-            if not Path(getattr(case, name)).exists():
-                raise CNNSurvivalError(f"The {name} '{Path(getattr(case, name)).name}' does not exist.")
+        for name, path in (("image", case.image_path), ("mask", case.mask_path)):
+            if not path.exists():
+                raise CNNSurvivalError(f"The {name} '{path.name}' does not exist.")
         facts["fingerprint"] = _fingerprint(case, preprocessing)
         slices = _cut(case, preprocessing, facts)
     except CNNSurvivalError as error:
@@ -247,8 +236,8 @@ def cut_case(case: CaseInput, preprocessing: Preprocessing, part: Path) -> None:
         np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
 
 
-def _cut(case: CaseInput, preprocessing: Preprocessing, facts: dict) -> RankedSlices:
-    found = read_case(case.image, case.mask, case.segment, case.series_uid)
+def _cut(case: Case, preprocessing: Preprocessing, facts: dict) -> RankedSlices:
+    found = read_case(str(case.image_path), str(case.mask_path), case.segment, case.series_uid)
     facts["segment"] = found.segment_name
     voxel_mm3 = abs(np.linalg.det(found.ijk_to_ras[:3, :3]))
     facts["volume_cc"] = float(np.count_nonzero(found.mask) * voxel_mm3 / 1000)
@@ -263,13 +252,15 @@ def _cut(case: CaseInput, preprocessing: Preprocessing, facts: dict) -> RankedSl
     return slices
 
 
-def _fingerprint(case: CaseInput, preprocessing: Preprocessing) -> str:
+def _fingerprint(case: Case, preprocessing: Preprocessing) -> str:
     """What a part depends on: the files' sizes and times, and how slices are cut."""
     files = []
-    for path in (Path(case.image), Path(case.mask)):
+    for path in (case.image_path, case.mask_path):
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         files += [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in inside]
-    text = json.dumps([asdict(case), files, preprocessing_info(preprocessing), __version__])
+    given = {"patient_id": case.patient_id, "image": str(case.image_path), "mask": str(case.mask_path),
+             "segment": case.segment, "series_uid": case.series_uid}  # fmt: skip
+    text = json.dumps([given, files, preprocessing_info(preprocessing), __version__])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -284,7 +275,7 @@ def _read_part(part: Path) -> dict:
         return {"fingerprint": None}
 
 
-def _part_path(parts: Path, case: CaseInput) -> Path:
+def _part_path(parts: Path, case: Case) -> Path:
     return parts / f"{hashlib.sha256(case.patient_id.encode()).hexdigest()[:24]}.npz"
 
 
@@ -382,11 +373,12 @@ def _patient_table(usable, slices: pd.DataFrame, outcomes: pd.DataFrame) -> pd.D
     rows = []
     for case, _, facts in usable:
         patient = case.patient_id
+        named = case.segment or case.series_uid
         rows.append((patient, outcomes.loc[patient, TIME], outcomes.loc[patient, EVENT], facts["volume_cc"],
-                     int(largest[patient]), facts["roi_slices"], int(counts[patient]), case.image, case.mask,
-                     facts["segment"] if case.segment or case.series_uid else ""))  # fmt: skip
+                     int(largest[patient]), facts["roi_slices"], int(counts[patient]), str(case.image_path),
+                     str(case.mask_path), facts["segment"] if named else ""))  # fmt: skip
     table = pd.DataFrame(rows, columns=PATIENT_COLUMNS)
-    others = outcomes.drop(columns=[c for c in outcomes if c in PATIENT_COLUMNS])
+    others = outcomes.drop(columns=[c for c in outcomes if c.casefold() in PATIENT_COLUMNS])
     return table.join(others, on=ID)
 
 

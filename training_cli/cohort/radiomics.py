@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 
 from .store import Store
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-from CNNSurvivalLib.files import armed
+from CNNSurvivalLib.files import unescape_csv
 from CNNSurvivalLib.slices import Preprocessing, percentile_rank_score
 
 FORMAT = "cnn-survival-store"
@@ -140,10 +140,10 @@ def open_store(folder) -> Store:
 
 
 def _read_csv(path: Path, **options) -> pd.DataFrame:
-    """A table of ours, its texts as they were before ``write_csv`` disarmed them."""
+    """A table of ours, its texts as they were before ``write_csv`` escaped them."""
     table = pd.read_csv(path, **options)
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    return table.assign(**{name: table[name].map(armed, na_action="ignore") for name in texts})
+    return table.assign(**{name: table[name].map(unescape_csv, na_action="ignore") for name in texts})
 
 
 def preprocessing_info(preprocessing: Preprocessing) -> dict:

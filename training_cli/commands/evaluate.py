@@ -14,7 +14,8 @@ Score predicted risks against the patients' follow-up.
     cnn-survival evaluate --model NETWORK --store STORE --output FOLDER
 
 predictions.csv, from this software or any other, has a row per patient with patient_id, time_days, event (1 = died)
-and a column risk_<days> per horizon, such as risk_365: the probability of death by then.
+and a column risk_<days> per horizon, such as risk_365: the probability of death by then. What 'cnn-survival predict'
+wrote will do as it is: risk_18m is the risk at 547.875 days. Follow-up may be in a table of its own (--clinical).
 
 FOLDER gets, with 95 % intervals from resampling patients:
 
@@ -41,6 +42,8 @@ def add_evaluate(commands) -> None:
     summary = "score predicted risks: ranking, calibration, net benefit, with intervals"
     command = add_command(commands, "evaluate", _run, summary, DESCRIPTION)
     command.add_argument("--predictions", type=Path, metavar="CSV", help="predicted risks")
+    command.add_argument("--clinical", type=Path, metavar="TABLE", help="with --predictions: the patients' follow-up "
+                         "(patient_id, time_days, event; default: the predictions' own columns)")  # fmt: skip
     command.add_argument("--model", metavar="NETWORK", help="instead: what to predict with, the folder of a finished "
                          "training or of a bundle, or the id of a model that ships")  # fmt: skip
     command.add_argument("--store", type=Path, metavar="STORE", help="with --model: the patients to predict")
@@ -64,6 +67,8 @@ def _run(options) -> int:
         options.parser.error("--model and --store go together")
     if options.model is None and (options.patients or options.part or options.shuffle_voxels):
         options.parser.error("--patients, --part and --shuffle-voxels go with --model")
+    if options.clinical and options.predictions is None:
+        options.parser.error("--clinical goes with --predictions")
     check_part_options(options)
     from threadpoolctl import threadpool_limits
 
@@ -75,7 +80,7 @@ def _evaluate(options) -> int:
     from ..evaluation import evaluate
 
     if options.predictions is not None:
-        table, horizons = evaluate.read_predictions(options.predictions, options.horizons)
+        table, horizons = evaluate.read_predictions(options.predictions, options.horizons, options.clinical)
     else:
         table, horizons = _predict(options)
     found = evaluate.evaluate(

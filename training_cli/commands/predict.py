@@ -35,8 +35,8 @@ def add_predict(commands) -> None:
                       "has several (leave it out to see them)")  # fmt: skip
     many = command.add_argument_group("many cases")
     many.add_argument("--manifest", type=Path, metavar="CSV", help="a table with the columns image and mask (paths "
-                      "relative to the table) and, if you like, segment and patient_id; other columns are "
-                      "ignored")  # fmt: skip
+                      "relative to the table) and, if needed, segment, series_uid, patient_id; time_days and event are "
+                      "carried into predictions.csv, so that 'cnn-survival evaluate' can score it")  # fmt: skip
     many.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="how many cases at once (default 1); "
                       "each takes the memory of one CT")  # fmt: skip
     many.add_argument("--details", action="store_true", help="also write the files of a single case for every case, "
@@ -56,6 +56,7 @@ def add_predict(commands) -> None:
 
 def _run_predict(options) -> int:
     _check_predict_options(options)
+    from CNNSurvivalLib.io.case import Case
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
     from CNNSurvivalLib.report.text import sentence, summary
 
@@ -64,9 +65,8 @@ def _run_predict(options) -> int:
     settings = predict.Settings(predict.find_model(options.model), options.engine, options.min_roi, options.max_slices)
     if options.manifest is not None:
         return _run_manifest(options, settings)
-    prediction = predict.predict_case(
-        options.image, options.mask, options.output, settings, options.segment, options.series_uid
-    )
+    case = Case(str(options.image), str(options.mask), segment=options.segment, series_uid=options.series_uid)
+    prediction = predict.predict_to_folder(case, options.output, settings)
     for text in prediction.warnings:
         print(f"Warning: {text}", file=sys.stderr)
     print_table(summary(prediction))
@@ -95,7 +95,7 @@ def _run_manifest(options, settings) -> int:
 
     result = predict.predict_manifest(
         options.manifest, options.output, settings, options.jobs, options.details,
-        tell=lambda text: print(text, file=sys.stderr),
+        log=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     print(f"{result.done} of {result.done + result.failed} cases predicted; results are in '{options.output}'.")
     if result.failed:

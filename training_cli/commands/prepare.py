@@ -13,7 +13,8 @@ Cut the masked slices of a cohort and put them, with the patients' follow-up, in
     cnn-survival prepare cases.csv --output STORE
     cnn-survival prepare DICOM_FOLDER --clinical patients.csv --segment GTV-1 --output STORE
 
-cases.csv has the columns patient_id, image, mask and, if needed, segment and series_uid; paths are relative to it.
+cases.csv has the columns patient_id, image, mask and, if needed, segment and series_uid, as for predict; paths are
+relative to it.
 Follow-up is in its columns time_days (days) and event (1 = died, 0 = censored), or in a table of its own
 (--clinical). In a DICOM folder each RTSTRUCT or SEG is paired with the CT series that it refers to.
 

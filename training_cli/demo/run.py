@@ -20,7 +20,8 @@ from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, load_bundle
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.hazards import MONTH_DAYS
-from CNNSurvivalLib.io.readers import LPS_TO_RAS, read_case
+from CNNSurvivalLib.io.grid import LPS_TO_RAS
+from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.mrml.guesses import guess_segment
 from CNNSurvivalLib.mrml.inputs import predict_nodes
 from CNNSurvivalLib.mrml.results import read_record, write_result

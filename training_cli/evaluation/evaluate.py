@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-from CNNSurvivalLib.files import ensure_output_folder, write_csv
+from CNNSurvivalLib.files import ensure_output_folder, unescape_csv, write_csv
+from CNNSurvivalLib.hazards import MONTH_DAYS
 
-from ..cohort.clinical import ID, read_clinical
+from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
 from ..cohort.store import Store, preprocessing_info
+from ..cohort.tables import one_row_each, read_table
 from ..training.runs import load_network, patient_survival, risk_at, risk_column
 from . import metrics
 from .calibration import d_calibration, survival_at_end
@@ -127,13 +129,19 @@ def _write_d_calibration(predictions: pd.DataFrame, output) -> list[dict]:
     return [dict(zip(metrics.COLUMNS, ("d_calibration_p", float(times[-1]), p, None, None)))]
 
 
-def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFrame, list[float]]:
+def read_predictions(
+    path, horizons: Sequence[float] | None, clinical=None, log: Callable[[str], None] = print
+) -> tuple[pd.DataFrame, list[float]]:
     """(patient_id, time_days, event, risk_<days> ..., the horizons): those asked for, or all that the table has.
+
+    A column risk_<months>m, as ``cnn-survival predict`` writes it, is the risk at so many months of 30.4375 days.
+    Follow-up comes from the table's own columns or from the table ``clinical``; patients without a row there are left
+    out, which ``log`` is told.
 
     Raises UsageError, naming column or patient, for a table that ``read_clinical`` refuses, a horizon without a
     column, and a risk that is not a number from 0 to 1.
     """
-    table = read_clinical(path, what="predictions").reset_index()
+    table = _with_follow_up(path, clinical, log).reset_index()
     named = [name for name in table if name.startswith(RISK) and _days(name) is not None]
     columns = {_days(name): name for name in named}
     if not columns:
@@ -158,6 +166,27 @@ def read_predictions(path, horizons: Sequence[float] | None) -> tuple[pd.DataFra
                              f"'{row[columns[days]]}'; a risk is a number from 0 to 1.")  # fmt: skip
         kept[risk_column(days)] = values
     return kept, chosen
+
+
+def _with_follow_up(path, clinical, log) -> pd.DataFrame:
+    """The table of predictions, by patient_id, with time_days and event."""
+    table = read_table(path, "predictions")
+    id_column = table.need(ID)
+    for row in table.rows:
+        row[id_column] = unescape_csv(row[id_column])
+    if clinical is None:
+        return follow_up(table)
+    ids, known = one_row_each(table), read_clinical(clinical)
+    missing = [patient for patient in ids if patient not in known.index]
+    if len(missing) == len(ids):
+        raise UsageError(f"No patient of the predictions '{path}' has a row in the clinical table '{clinical}'; check "
+                         f"the {ID} of both.")  # fmt: skip
+    if missing:
+        log(f"{len(missing)} of {len(ids)} patients have no row in '{clinical}' and are left out: "
+            f"{', '.join(missing)}.")  # fmt: skip
+    own = pd.DataFrame(table.rows, index=pd.Index(ids, name=ID), dtype=str)
+    own = own.drop(columns=[name for name in own if name.casefold() in (ID, TIME, EVENT)])
+    return own.join(known[[TIME, EVENT]], how="inner")
 
 
 def predict_store(model, store: Store, horizons: Sequence[float], max_slices: int | None = None) -> pd.DataFrame:
@@ -185,8 +214,10 @@ def _cells(table: pd.DataFrame) -> list[list]:
 
 
 def _days(column: str) -> float | None:
+    """547.875 of "risk_547.875" and of "risk_18m"."""
+    text = column[len(RISK) :]
     try:
-        days = float(column[len(RISK) :])
+        days = float(text[:-1]) * MONTH_DAYS if text.endswith("m") else float(text)
     except ValueError:
         return None
     return days if np.isfinite(days) and days > 0 else None

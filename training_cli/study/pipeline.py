@@ -136,7 +136,7 @@ def _prepare(workspace: StudyWorkspace) -> None:
         workspace.log(f"Preparing {cohort.label}")
         prepare.prepare(
             study.manifest, store, study.data.preprocessing, clinical=study.clinical, where=cohort.where,
-            jobs=workspace.jobs, tell=workspace.log,
+            jobs=workspace.jobs, log=workspace.log,
         )  # fmt: skip
 
 

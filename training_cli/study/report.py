@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
-from CNNSurvivalLib.io.readers import read_case
+from CNNSurvivalLib.io.read import read_case
 
 from ..cohort.store import Store
 from ..evaluation import metrics
@@ -304,14 +304,15 @@ def _table(title: str, table: pd.DataFrame, name: str) -> Table:
 def _too_small(place: StudyWorkspace, figures: Path) -> Path | None:
     """The largest plane of the first case that was left out for its size."""
     from ..cohort.prepare import read_cases
+    from ..cohort.tables import read_table
 
     left_out = set(place.pretrain_store.rejected["patient_id"])
-    cases, _ = read_cases(place.study.manifest, place.study.pretrain.where, None)
+    cases, _ = read_cases(read_table(place.study.manifest, "manifest"), place.study.pretrain.where, None)
     for case in cases:
         if case.patient_id not in left_out:
             continue
         try:
-            found = read_case(case.image, case.mask, case.segment, case.series_uid)
+            found = read_case(case.image_path, case.mask_path, case.segment, case.series_uid)
         except CNNSurvivalError:
             continue
         areas = np.count_nonzero(found.mask, axis=(1, 2))

@@ -1,0 +1,55 @@
+"""Calling the file libraries: what they raise becomes one sentence, what they print does not reach the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CNNSurvivalError
+
+
+@contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Whatever a library raises becomes one CNNSurvivalError; its warnings and its output are not shown."""
+    import SimpleITK as sitk
+
+    itk_was_loud = sitk.ProcessObject.GetGlobalWarningDisplay()
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), _hushed():
+            warnings.simplefilter("ignore")
+            yield
+    except (CNNSurvivalError, MemoryError):
+        raise
+    except Exception as error:
+        if "allocat" in str(error):  # what ITK says where there is no memory
+            raise MemoryError from error
+        raise CNNSurvivalError(
+            f"The {what} {path} cannot be read: it is damaged, incomplete, or of a kind unknown here; give NRRD, "
+            f"NIfTI, MetaImage or DICOM{' (SEG or RTSTRUCT)' if what == 'mask' else ''}."
+        ) from error
+    finally:
+        logger.setLevel(level)
+        sitk.ProcessObject.SetGlobalWarningDisplay(itk_was_loud)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps off the terminal what the C libraries print there by themselves (MetaImage and NIfTI do)."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)

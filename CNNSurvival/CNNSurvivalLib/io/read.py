@@ -1,0 +1,132 @@
+"""CT and mask from files: NRRD, NIfTI, MetaImage, DICOM series, DICOM SEG, RTSTRUCT.
+
+SimpleITK reads pixels (GDCM those of DICOM), pydicom DICOM headers, highdicom SEG frames. Slicer ships the first two,
+so a batch in Slicer reads the same files; only DICOM SEG and multi-frame CT need the third. What is added in this
+folder is what they leave to the caller: which series, which segment, whether the two belong together, and one
+sentence for each thing that can be wrong. No message holds a name or number of the patient; of a series it gives the
+UID and the description.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CNNSurvivalError, UsageError
+from .dicom import is_dicom, modality_of
+from .dicom_ct import read_series_in_folder, read_series_of_file
+from .dicom_seg import read_seg
+from .grid import LPS_TO_RAS, Mask, Volume, check_geometry, onto_grid
+from .images import read_ct_image
+from .label_images import read_labels
+from .rtstruct import read_rtstruct
+from .texts import name_list, one_line
+
+
+@dataclass(frozen=True)
+class TumourImage:
+    """A CT and the tumour in it, read: what a prediction starts from.
+
+    hu: CT, [k, j, i]. mask: uint8, same shape, 1 inside the tumour. ijk_to_ras: 4 x 4, (i, j, k, 1) to RAS mm.
+    warnings: sentences for the user. segment_name: name or label of the segment that the mask is.
+    """
+
+    hu: np.ndarray
+    mask: np.ndarray
+    ijk_to_ras: np.ndarray
+    warnings: tuple[str, ...]
+    segment_name: str
+
+
+def read_case(image, mask, segment: str | None = None, series_uid: str | None = None) -> TumourImage:
+    """Read a CT and the mask of its tumour, brought onto the CT's grid.
+
+    image: NRRD, NIfTI or MetaImage file, or a folder with a DICOM series (or one file of it). Several CT series in
+    a folder are told apart by ``series_uid``. DICOM slices are placed by their true positions: a tilted gantry gives
+    a sheared ``ijk_to_ras``; slices that are missing or unequally spaced are interpolated (linearly, between true
+    positions) onto an even spacing, with a warning that says where.
+
+    mask: label image, ``.seg.nrrd``, DICOM SEG or RTSTRUCT; for the latter two a folder that holds just one will do.
+    ``segment`` is a name (exact, else without regard to case and surrounding spaces) or a label; it may be left out
+    where there is only one. A mask on another grid is resampled by nearest neighbour, with a warning.
+
+    Raises CNNSurvivalError, with one sentence, for whatever cannot be read or does not belong together; UsageError,
+    its subclass, where another path, name or choice would do.
+    """
+    image, mask = Path(image), Path(mask)
+    for what, path in (("CT", image), ("mask", mask)):
+        if not path.exists():
+            raise UsageError(f"There is no {what} at {path}; check the path.")
+    ct = _read_ct(image, series_uid)
+    check_geometry("CT", image, ct.ijk_to_lps)
+    found = _read_mask(mask, segment, ct)
+    if not found.array.any():
+        raise CNNSurvivalError(
+            f"No voxel of the CT lies inside segment '{one_line(found.name)}' of {mask}: it is smaller than a voxel; "
+            "check the contour."
+        )
+    return TumourImage(
+        hu=ct.array,
+        mask=found.array,
+        ijk_to_ras=LPS_TO_RAS @ ct.ijk_to_lps,
+        warnings=(*ct.warnings, *_non_finite_warning(ct.array), *found.warnings),
+        segment_name=found.name,
+    )
+
+
+def _read_ct(path: Path, series_uid: str | None) -> Volume:
+    if path.is_dir():
+        return read_series_in_folder(path, series_uid)
+    if is_dicom("CT", path):
+        return read_series_of_file(path, series_uid)
+    if series_uid:
+        raise UsageError(f"The CT {path} is not DICOM, so it has no series to choose; leave out --series-uid.")
+    return read_ct_image(path)
+
+
+def _read_mask(path: Path, segment: str | None, ct: Volume) -> Mask:
+    path, kind = _mask_file(path)
+    if kind == "RTSTRUCT":
+        return read_rtstruct(path, segment, ct)
+    volume, name = read_seg(path, segment, ct) if kind == "SEG" else read_labels(path, segment)
+    if not volume.array.any():
+        raise CNNSurvivalError(
+            f"Segment '{one_line(name)}' of {path} is empty; draw the tumour, or choose another segment."
+        )
+    check_geometry("mask", path, volume.ijk_to_lps)
+    array, notes = onto_grid(path, volume, ct)
+    return Mask(array, name, (*volume.warnings, *notes))
+
+
+def _mask_file(path: Path) -> tuple[Path, str]:
+    """(file, "SEG", "RTSTRUCT" or "labels")."""
+    if path.is_dir():
+        found = [(p, modality_of(p)) for p in sorted(path.rglob("*")) if p.is_file()]
+        found = [(p, kind) for p, kind in found if kind in ("SEG", "RTSTRUCT")]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise CNNSurvivalError(f"The folder {path} holds neither a DICOM SEG nor an RTSTRUCT; give the mask file.")
+        names = name_list([f"{p.relative_to(path)} ({kind})" for p, kind in found])
+        raise UsageError(f"The folder {path} holds {len(found)} masks; give the file of one: {names}.")
+    if not is_dicom("mask", path):
+        return path, "labels"
+    kind = modality_of(path)
+    if kind not in ("SEG", "RTSTRUCT"):
+        raise CNNSurvivalError(
+            f"The mask {path} is a DICOM file {f'of modality {kind}' if kind else 'that cannot be read'}, neither SEG "
+            "nor RTSTRUCT; give one of those, or a label image."
+        )
+    return path, kind
+
+
+def _non_finite_warning(array: np.ndarray) -> tuple[str, ...]:
+    if not np.issubdtype(array.dtype, np.floating):
+        return ()
+    count = sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in array)
+    if not count:
+        return ()
+    return (f"The CT has {count} {'voxel' if count == 1 else 'voxels'} that are NaN or infinite, outside the contour "
+            "or inside it; the file may be damaged.",)  # fmt: skip
