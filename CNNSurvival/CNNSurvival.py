@@ -385,7 +385,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- Predict, and what can be changed afterwards
 
     def _options(self) -> dict:
-        """What the panel says beside the inputs, as CNNSurvivalLogic.process takes it."""
+        """The panel's settings other than the inputs, as CNNSurvivalLogic.process takes them."""
         p = self._parameterNode
         return {
             "minimumRoi": p.minimumRoi,

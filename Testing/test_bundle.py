@@ -1,8 +1,9 @@
-"""Bundles: what is saved is loaded; whatever is wrong with one is said in one sentence."""
+"""Bundles: what is saved is loaded; each fault of a bundle gives one sentence."""
 
 import json
 import shutil
 import zipfile
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from CNNSurvivalLib import bundle as bd
 from CNNSurvivalLib.bundle_schema import SCHEMA
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.slices import Preprocessing
 
 
 @pytest.fixture
@@ -47,7 +49,8 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert all(np.array_equal(bundle.weights[name], weights[name]) for name in weights)
     assert bundle.id == "random-1.0" and bundle.title == info["title"] and bundle.max_slices == 20
     assert bundle.edges_days.tolist() == info["intervals"]["edges_days"]
-    assert bundle.preprocessing == bd.Preprocessing()
+    assert bundle.preprocessing == Preprocessing()
+    assert Preprocessing.from_dict(json.loads(json.dumps(asdict(bundle.preprocessing)))) == bundle.preprocessing
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["bundle.json", "weights.npz"]
 
 

@@ -1,4 +1,4 @@
-"""The occlusion map: what it says is what the network says, and it lies where the tumour lies."""
+"""The occlusion map: its values follow from the network, and it lies where the tumour lies."""
 
 import numpy as np
 import pytest

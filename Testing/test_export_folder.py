@@ -13,6 +13,7 @@ from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
 from CNNSurvivalLib.report.page import write_report
 from CNNSurvivalLib.report.pdf import BOLD, Page, text_width, wrapped
+from CNNSurvivalLib.report.pictures import tumour_window
 from CNNSurvivalLib.report.tables import curve_table, slice_table
 from CNNSurvivalLib.slices import axial_geometry
 
@@ -98,6 +99,26 @@ def test_the_folder_holds_what_the_command_line_writes(prediction, tmp_path):
             header, *rows = csv.reader(stream)
         assert header == table(prediction)[0] and len(rows) == len(table(prediction)[1])
     assert free_path(tmp_path / "out", "report.pdf").name == "report-2.pdf"
+
+
+def test_the_report_names_files_as_it_names_nodes(prediction, tmp_path):
+    write_report(prediction, tmp_path / "a.pdf", {"image": "ct.nrrd", "mask": "rt.dcm", "segment": "GTVp"}, when="x")
+    assert "CT: ct.nrrd; Segmentation: rt.dcm; Segment: GTVp" in text_of((tmp_path / "a.pdf").read_bytes())
+    write_report(prediction, tmp_path / "b.pdf")
+    assert "CT:" not in text_of((tmp_path / "b.pdf").read_bytes())
+
+
+def test_report_and_picture_may_be_left_out(prediction, tmp_path):
+    paths = write_case_folder(prediction, tmp_path, report=False)
+    names = ["survival_curve.csv", "horizons.csv", "slices.csv", "prediction.json"]
+    assert [path.name for path in paths] == names and {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_the_report_shows_the_tumour_alone(prediction, tmp_path):
+    streams = re.findall(rb"stream\n(.*?)\nendstream", report(prediction, tmp_path / "report.pdf"), re.S)
+    image = prediction.slices.images[0]
+    window = tumour_window(image)
+    assert zlib.decompress(streams[1]) == image[window, window].tobytes()
 
 
 def test_what_goes_wrong_leaves_no_json(prediction, tmp_path):

@@ -112,3 +112,13 @@ def test_kaplan_meier_of_a_textbook_case():
     times, survival = hz.kaplan_meier(time, event)
     np.testing.assert_array_equal(times, [6, 7, 10, 13, 16, 22, 23])
     np.testing.assert_allclose(survival, [0.857, 0.807, 0.753, 0.690, 0.627, 0.538, 0.448], atol=5e-4)
+
+
+def test_a_step_curve_has_two_corners_a_step():
+    days, survival = [0, 100, 250], [1, 0.8, 0.5]
+    corners = hz.step_curve(days, survival, 400)
+    assert np.array_equal(corners, [[0, 100, 100, 250, 250], [1, 1, 0.8, 0.8, 0.5]]), "it ends where the cohort does"
+    corners = hz.step_curve(days, survival, 200)
+    assert np.array_equal(corners, [[0, 100, 100, 200], [1, 1, 0.8, 0.8]]), "it goes up to the end that is asked for"
+    at = hz.step_survival_at(days, survival, [0, 99.9, 100, 249, 250, 250.1])
+    np.testing.assert_array_equal(at, [1, 1, 0.8, 0.8, 0.5, np.nan])

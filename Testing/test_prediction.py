@@ -1,15 +1,17 @@
 """From CT and mask to the numbers that a user reads."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from CNNSurvivalLib import prediction as pr
+from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
 from CNNSurvivalLib.record import from_record, to_record
-from CNNSurvivalLib.report.pictures import thumbnail
+from CNNSurvivalLib.report.pictures import thumbnail, tumour_window
 from CNNSurvivalLib.report.tables import curve_table, horizon_table, slice_table, to_dict
 from CNNSurvivalLib.report.text import parse_horizons, sentence, summary
 from CNNSurvivalLib.slices import axial_geometry
@@ -178,6 +180,28 @@ def test_a_record_brings_the_prediction_back(prediction, tiny_bundle):
     np.testing.assert_allclose(back.slices.pixel_to_ras, prediction.slices.pixel_to_ras)
 
 
+def test_a_record_of_an_earlier_version_is_restored():
+    """Slicer scenes keep records. This one was written by version 0.1.0 for the model that ships as the default."""
+    path = Path(__file__).parent / "data" / "record_0.1.0.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    back = from_record(record, load_bundle(default_bundle_folder()))
+    assert back is not None
+    assert back.used.tolist() == [True, False, True] and back.horizons_months == (6, 18)
+    assert json.loads(json.dumps(to_record(back)["state"])) == record["state"]
+    restored = json.loads(json.dumps(to_dict(back)))
+    assert {*restored, "state", "inputs"} == set(record)
+    for key in ("sentence", "n_slices", "n_slices_with_roi", "warnings", "provenance"):
+        assert restored[key] == record[key]
+    assert restored["risk"] == pytest.approx(record["risk"], rel=1e-12)
+    for table in ("curve", "horizons", "slices"):
+        assert len(restored[table]) == len(record[table])
+        for row, expected in zip(restored[table], record[table]):
+            assert list(row) == list(expected)
+            keys = [key for key in row if key != "hazards"]  # they are in the state
+            found, wanted = (np.array([each[key] for key in keys], dtype=float) for each in (row, expected))
+            np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
 @pytest.mark.parametrize("path, value", [
     (("state", "images"), "no images"), (("state", "hazards"), []), (("state",), None),
     (("provenance", "model_weights_sha256"), "0" * 64), (("state", "used"), [False]),
@@ -206,3 +230,16 @@ def test_thumbnails_are_pictures(prediction):
     for rank in range(len(prediction.slices)):
         magic, width, height, most, pixels = thumbnail(prediction.slices.images[rank]).split(maxsplit=4)
         assert magic == b"P5" and most == b"255" and len(pixels) <= int(width) * int(height)
+
+
+def test_pictures_hold_the_tumour_with_a_margin():
+    image = np.zeros((140, 140), np.uint8)
+    image[60:83, 65:72] = 9
+    assert tumour_window(image) == slice(70 - 17, 70 + 17)  # the last row is 82: 13 from the middle, 4 more
+    image[50, 70] = 1
+    assert tumour_window(image) == slice(46, 94)  # the first row is 50: 20 from the middle, 4 more
+    both = np.stack([image, np.zeros_like(image)])
+    both[1, 0, 139] = 1
+    assert tumour_window(both) == slice(0, 140)
+    assert tumour_window(np.zeros_like(image)) == slice(0, 140)
+    assert thumbnail(image) == b"P5 48 48 255\n" + image[46:94, 46:94].tobytes()

@@ -766,7 +766,7 @@ def two_results(scene, bundle):
     ]
 
 
-def test_a_result_can_be_taken_up_again(scene, tiny_bundle):
+def test_a_result_can_be_restored(scene, tiny_bundle):
     _volume, results = two_results(scene, tiny_bundle)
     assert [label_of(result) for result in all_results(scene)] == ["CT Tumour", "CT Other"]
     back = read_prediction(results[0], [tiny_bundle])

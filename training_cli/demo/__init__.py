@@ -1,1 +1,1 @@
-"""``make demo``: a made-up patient, and the whole way once."""
+"""``make demo``: a made-up patient, and a prediction for it from DICOM files to a report."""

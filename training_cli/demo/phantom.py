@@ -1,7 +1,8 @@
 """A made-up patient: a chest CT with a lung tumour, as DICOM series, DICOM SEG and RTSTRUCT.
 
-Nobody's data, so it can be shipped, shown and tested on. It is drawn from formulas (ellipses, tubes, branching
-trees), bent by a smooth random field, blurred and given the noise of a scanner; the same seed gives the same files.
+It holds no data of a patient, so it can be shipped, shown and tested on. It is drawn from formulas (ellipses, tubes,
+branching trees), bent by a smooth random field, blurred and given the noise of a scanner; the same seed gives the same
+files.
 
 Positions are in mm in the patient's DICOM directions: x to the left, y to posterior, z up, 0 in the middle.
 """
@@ -42,7 +43,7 @@ _NODES = ((-19, 2, 34, 4.5), (-22, -4, 40, 3.5), (6, -14, 24, 4), (-4, 24, 2, 5)
 # Parts of a slice (rows, columns) outside which there is no body, and nothing of the mediastinum: a matter of time.
 _BODY, _CENTER = (slice(56, 390), slice(None)), (slice(39, 306), slice(135, 366))
 _FAR = 99.0
-_SMALLEST_OUTLINE_PX = 40  # nobody draws the few voxels where a structure ends
+_SMALLEST_OUTLINE_PX = 40  # the few voxels where a structure ends are not contoured
 
 
 class Phantom(NamedTuple):

@@ -17,7 +17,7 @@ _TUMOUR_WORDS = (
     r"\bgtv|\bitv",
     r"\bctv",
 )
-# What holds such a word and is not the tumour: "Lungs-GTV" is what is left of the lungs, "peritumoral" a rim.
+# Names with such a word that are not the tumour: "Lungs-GTV" is the rest of the lungs, "peritumoral" a rim.
 _NOT_TUMOUR = re.compile(
     r"\b(lungs?|heart|liver|pancreas|body|brain|kidneys?)\b.{0,12}\b(minus|without|excluding|sub)\b"
     r"|\b(lungs?|heart|liver|pancreas|body|brain|kidneys?)\W*( [lr]t?| left| right)?\W*-\W*([gicp]tv)"
@@ -111,7 +111,7 @@ def _in_same_study(volume_node, segmentation_nodes) -> list:
 
 
 def _best_score(segmentation_nodes) -> int:
-    """0 where there is no segmentation, 1 where there is one, more the likelier it holds a tumour."""
+    """0 without a segmentation, 1 with one, more the more its segments' names suggest a tumour."""
     scores = [_tumour_score(segment) for node in segmentation_nodes for segment in segments_of(node).values()]
     return 1 + max(scores, default=0) if segmentation_nodes else 0
 

@@ -48,7 +48,7 @@ def ct_and_mask(volume_node, segmentation_node, segment_id) -> tuple[np.ndarray,
     segment = _segment(segmentation_node, segment_id)
     ijk_to_world, warnings = _ijk_to_world(volume_node)
     ct_grid = _grid_of(volume_node)
-    # World coordinates are left out of it: what counts is where the segment lies relative to the CT.
+    # Not by way of world coordinates: only the place of the segment relative to the CT matters.
     to_ct = vtk.vtkGeneralTransform()
     parents = [node.GetParentTransformNode() for node in (segmentation_node, volume_node)]
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parents[0], parents[1], to_ct)
@@ -202,8 +202,8 @@ def _grid(matrix, ranges_ijk):
 def _labelmap(segmentation_node, segment_id, segment, ct_grid, to_ct):
     """(vtkOrientedImageData, label value, transform from its RAS to the CT's) of one segment.
 
-    A labelmap is returned as it is, perhaps shared with other segments. Anything else (closed surface, contours)
-    is moved to the CT and rasterised there, on a copy.
+    A labelmap is returned as it is; other segments may share it. Other representations (closed surface, contours) are
+    moved to the CT and rasterised there, on a copy.
     """
     import slicer
 

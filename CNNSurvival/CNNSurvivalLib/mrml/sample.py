@@ -1,7 +1,7 @@
 """A made-up patient to try the module on: a chest CT with a tumour, made here in a second, without a download.
 
 It looks like a chest as far as the module needs: skin, muscle, fat, ribs, spine, heart, lungs with vessels, and a
-lobed tumour in the right upper lobe. Nobody's data is in it.
+lobed tumour in the right upper lobe. It holds no data of a patient.
 """
 
 from __future__ import annotations

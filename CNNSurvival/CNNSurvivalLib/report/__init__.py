@@ -1,1 +1,1 @@
-"""A prediction as pages, tables and folders of files. Imports numpy and the standard library only."""
+"""A prediction in words, tables, on a page and as a folder of files. May import numpy, no window and no scene."""

@@ -1,5 +1,6 @@
-"""One page of PDF with text, lines, areas and grey pictures: as much as the report needs, and Slicer ships nothing
-that draws PDF without a window.
+"""One page of PDF with text, lines, areas and grey pictures, as the report needs them.
+
+Slicer brings no library that writes PDF without a window.
 
 The format is ISO 32000-1. Text is in the standard fonts Helvetica and Helvetica-Bold, which every viewer has; their
 widths are those of Adobe's font metrics. The same drawing gives the same bytes.
@@ -125,7 +126,7 @@ def _rgb(color) -> str:
 
 
 def _string(text: str) -> str:
-    """A PDF string in Windows' Latin alphabet; what it does not have becomes a question mark."""
+    """A PDF string in Windows' Latin alphabet; other characters become question marks."""
     plain = "".join(character if character.isprintable() else " " for character in text)
     encoded = plain.encode("cp1252", errors="replace").decode("latin-1")
     return "(" + "".join("\\" + c if c in "\\()" else c for c in encoded) + ")"
