@@ -51,18 +51,44 @@ def export_bundle(
     calibration: pd.DataFrame | None = None,
     max_slices: int = MAX_SLICES,
 ) -> Bundle:
-    """Write a run as a bundle with its MODEL_CARD.md; returns the bundle as loaded back.
+    """Write a run as a bundle with its MODEL_CARD.md.
 
-    reference_store: the patients (a store, or a part of one) whose Kaplan-Meier curve and predicted risks are shown
-    beside a prediction, as a rule those of the training. metrics_rows: rows of metrics.csv (metric, horizon_days,
-    value, ci_low, ci_high) and, if a row has it, cohort (default: ``metrics_cohort``, or the name of the card's test
-    cohort); rows without a value are left out. card: as ``read_card`` gives it. test_store: the patients that the
-    metrics come from, for their number. training_stores: stores of the trainings, for the number of patients that
-    were left out of each, where the card does not give it (the reference store need not be repeated). calibration:
-    the table of ``metrics.calibration`` at 18 months.
+    Parameters
+    ----------
+    run : Run
+    reference_store : Store
+        The patients (a store, or a part of one) whose Kaplan-Meier curve and predicted risks are shown beside a
+        prediction, as a rule those of the training.
+    metrics_rows : iterable of dict
+        Rows of metrics.csv (metric, horizon_days in days, value, ci_low, ci_high) and, if a row has it, cohort. Rows
+        without a value are left out.
+    card : Card
+    name, title, version : str
+        The model's short name, the name that people read, and its version.
+    output : str or Path
+        The bundle's folder.
+    test_store : Store, optional
+        The patients that the metrics come from, for their number.
+    training_stores : sequence of Store
+        Stores of the trainings, for the number of patients that were left out of each, where the card does not give
+        it (the reference store need not be repeated).
+    metrics_cohort : str, optional
+        The cohort of rows that do not name one; default: the card's test cohort.
+    calibration : DataFrame, optional
+        The table of ``metrics.calibration`` at 18 months.
+    max_slices : int
+        Slices per patient for the patient's curve.
 
-    Raises UsageError for a card that lacks something, for a store that was cut in another way than the run's, and
-    for an output folder that holds another model.
+    Returns
+    -------
+    Bundle
+        As loaded back.
+
+    Raises
+    ------
+    UsageError
+        For a card that lacks a cohort, for a store that was cut in another way than the run's, and for an output
+        folder that holds another model.
     """
     if not reference_store.patient_ids:
         raise UsageError(f"None of the patients asked for is in the store '{reference_store.folder}'.")

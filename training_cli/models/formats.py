@@ -44,15 +44,30 @@ class Exported(NamedTuple):
 
 
 def export_network(network: Run, file_format: str, output) -> Exported:
-    """Write the network into the folder ``output`` as onnx, safetensors or torchscript (FILE_NAMES).
+    """Write the network in another format.
 
-    onnx and torchscript: input "slices", float32 [n, 1, 140, 140], grey levels 0..255, 0 outside the contour; output
-    "hazards", float32 [n, m]; any n. safetensors: the arrays under the names of ``weight_shapes``. How to use them is
-    in the file: ONNX metadata_props, safetensors metadata "info" (JSON), TorchScript's extra file
+    The content is read back by onnxruntime, safetensors.numpy or torch.jit and compared before it is written. How to
+    use the network is in the file: ONNX metadata_props, safetensors metadata "info" (JSON), TorchScript's extra file
     "info.json".
 
-    The content is read back by onnxruntime, safetensors.numpy or torch.jit before it is written. Raises
-    CNNSurvivalError where a package is missing or the hazards are not those of the built-in engine to 1e-5.
+    Parameters
+    ----------
+    network : Run
+        See ``load_network``.
+    file_format : {"onnx", "safetensors", "torchscript"}
+        onnx and torchscript: input "slices", float32 [n, 1, 140, 140], grey levels 0..255, 0 outside the contour;
+        output "hazards", float32 [n, m]; any n. safetensors: the arrays under the names of ``weight_shapes``.
+    output : str or Path
+        The folder for the file, which has the name that FILE_NAMES gives.
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    CNNSurvivalError
+        Where a package is missing, or the hazards differ from the built-in engine's by more than TOLERANCE.
     """
     _need_packages(file_format)
     to_bytes, read_back = _WRITERS[file_format]

@@ -12,7 +12,7 @@ and, while it is not finished, ``checkpoint.npz`` instead of the first two.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from CNNSurvivalLib.hazards import hazards_from_logits, survival_function
 from CNNSurvivalLib.network import weight_shapes
 from CNNSurvivalLib.slices import Preprocessing
 
-from ..cohort.store import Store
+from ..cohort.store import Store, preprocessing_info
 
 RUN_FILE, MODEL_FILE, LOSSES_FILE, CHECKPOINT_FILE = "run.json", "model.npz", "losses.csv", "checkpoint.npz"
 MAX_SLICES = 20  # of a patient's best slices, for the patient's curve
@@ -122,7 +122,7 @@ def load_run(folder) -> Run:
 def _run_of_bundle(bundle: Bundle) -> Run:
     """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids."""
     info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
-    cut = {f.name: bundle.info["preprocessing"][f.name] for f in fields(Preprocessing)}
+    cut = preprocessing_info(bundle.preprocessing)
     info = {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
     return Run(bundle.folder, info, bundle.weights, bundle)
 
