@@ -169,3 +169,10 @@ def test_no_circle(imported):
 
     for name in imported:
         visit(name, [])
+
+
+def test_the_picture_of_imports_is_that_of_the_code(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    import imports as drawing
+
+    assert drawing.PICTURE.read_text(encoding="utf-8") == drawing.draw(), "run: python docs/imports.py"
