@@ -20,7 +20,7 @@ LIBRARY_RULES = {
     "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils"}, {"", "io", "report", "mrml"}),
 }
 # These two join the rooms: they choose where cases come from.
-JOINING = {"batch": {"", "io", "mrml"}, "headless": {"", "io", "mrml"}}
+JOINING = {"batch": {"", "io", "mrml", "report"}, "headless": {"", "io", "mrml"}}
 
 # The floors of training_cli, from the ground up: a folder may import its own files and those of lower floors.
 FLOORS = (
