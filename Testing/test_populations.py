@@ -163,6 +163,10 @@ pytest.importorskip("sklearn")
 fitting = pytest.importorskip("training_cli.models.populations")
 
 
+def folds(scores):
+    return fitting.stratified_folds(scores.event, 5, 2020)
+
+
 def cohort(patients=400, shift=0.7, age_effect=0.04, n_effect=0.0, seed=3, slices=3, slope=1.0):
     """(Scores of a network that is off by ``shift``, covariates): outcomes drawn from the truth, censored at random."""
     random = np.random.default_rng(seed)
@@ -224,8 +228,8 @@ def test_crossvalidation_shows_what_a_covariate_adds():
     from training_cli.evaluation.metrics import concordance
 
     scores, values = cohort(patients=500, age_effect=0.06)
-    image = fitting.crossvalidated_risks(scores, fitting.shift_only, {})
-    both = fitting.crossvalidated_risks(scores, fitting.shift_and_terms, values)
+    image = fitting.crossvalidated_risks(scores, fitting.shift_only, {}, folds(scores))
+    both = fitting.crossvalidated_risks(scores, fitting.shift_and_terms, values, folds(scores))
     assert concordance(scores.time, scores.event, both) > concordance(scores.time, scores.event, image) + 0.02
 
 
@@ -233,8 +237,8 @@ def test_patients_without_the_covariate_keep_the_images_risk():
     scores, values = cohort(patients=300)
     unknown = {**values, "age_years": np.where(np.arange(300) < 30, np.nan, values["age_years"])}
     del unknown["n_stage"]
-    image = fitting.crossvalidated_risks(scores, fitting.shift_only, {})
-    both = fitting.crossvalidated_risks(scores, fitting.shift_and_terms, unknown)
+    image = fitting.crossvalidated_risks(scores, fitting.shift_only, {}, folds(scores))
+    both = fitting.crossvalidated_risks(scores, fitting.shift_and_terms, unknown, folds(scores))
     assert both[:30] == pytest.approx(image[:30], abs=1e-12) and not np.allclose(both[30:], image[30:])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from .card import TEST, Card, card_info, number
 from .model_card import CARD_FILE, model_card
 from .self_test import self_test_images
 
+METRIC_KEYS = ("name", "cohort", "value", "ci_low", "ci_high", "horizon_days")
 # The kind of a training -> its cohort in the card, and what the cohort was used for.
 STAGES = {"pretrain": ("pretraining", "pretraining of the whole network"),
           "finetune": ("finetuning", "fine-tuning of the last layer")}  # fmt: skip
@@ -106,6 +107,82 @@ def export_bundle(
     with atomic_write(bundle.folder / CARD_FILE) as stream:
         stream.write(model_card(bundle.info))
     return bundle
+
+
+def export_populations(
+    run: Run,
+    pretrain_store: Store,
+    entries: Sequence[dict],
+    default: str,
+    card: Card,
+    name: str,
+    title: str,
+    version: str,
+    output,
+    *,
+    stores: Mapping[str, Store],
+    sanity: Sequence[dict] = (),
+    max_slices: int = MAX_SLICES,
+) -> Bundle:
+    """Write a run and its populations as a bundle of format version 2, with its MODEL_CARD.md.
+
+    Parameters
+    ----------
+    run : Run
+    pretrain_store : Store
+        The cohort that the run was trained on.
+    entries : sequence of dict
+        ``populations`` of bundle.json.
+    default : str
+        The name of the population that is used unless another is chosen.
+    card : Card
+        Has a cohort for "pretraining", and one under the name of each other population.
+    stores : mapping
+        Name of the population -> its patients.
+    sanity : sequence of dict
+        Rows for the card: what a radiologist would try (``models.sanity``).
+
+    The others are as in ``export_bundle``, and so are the errors.
+    """
+    _check_same_slices(run, pretrain_store, *stores.values())
+    _check_other_model(output, name)
+    metrics = [{**row, "cohort": row["cohort"]} for entry in entries for row in entry["metrics"]]
+    with threadpool_limits(limits=1, user_api="blas"):
+        info = _bundle_info(run, [pretrain_store], [], card, None, None, None, max_slices)
+    del info["reference_cohort"], info["input_ranges"]
+    pretrained = info["cohorts"]
+    info["cohorts"] = [*pretrained, *_population_cohorts(card, stores, pretrain_store, max_slices)]
+    info["metrics"] = [{key: row.get(key) for key in METRIC_KEYS} for row in metrics]
+    texts = card_info(card, [], None, None, False)
+    limits = [text for text in texts["limitations"] if text != "How well it predicts was not measured"]
+    info["card"] = {**texts, "limitations": limits}
+    changes = card.changes or [f"{version}: first version"]
+    created = card.created or datetime.date.today().isoformat()
+    head = {"name": name, "title": title, "version": version, "changes": changes, "created": created}
+    populations = {"populations": list(entries), "default_population": default, "sanity": list(sanity)}
+    bundle = save_bundle(ensure_output_folder(output), {**head, **info, **populations}, run.weights)
+    with atomic_write(bundle.folder / CARD_FILE) as stream:
+        stream.write(model_card(bundle.info))
+    return bundle
+
+
+def _population_cohorts(card: Card, stores: Mapping[str, Store], pretrain_store: Store, max_slices: int) -> list[dict]:
+    """The cohorts of the populations that are not that of the pretraining."""
+    cohorts = []
+    for name, store in stores.items():
+        if store.sha256 == pretrain_store.sha256:
+            continue
+        texts = card.cohort(name)
+        cohorts.append({
+            "name": texts.name,
+            "use": texts.use or f"calibration of the population '{name}', and its test, each patient held out in turn",
+            "patients": len(store.patients),
+            "events": int(store.event.sum()),
+            "slices": sum(len(store.rows(patient, max_slices)) for patient in store.patient_ids),
+            **texts.origin,
+            "exclusions": texts.exclusions or _excluded(store) or "None",
+        })  # fmt: skip
+    return cohorts
 
 
 def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, calibration, max_slices) -> dict:

@@ -43,6 +43,7 @@ class Cohorts(Table):
     pretraining: CohortTexts | None = Field(None, description="a table, [cohorts.pretraining]")
     finetuning: CohortTexts | None = Field(None, description="a table, [cohorts.finetuning]")
     test: CohortTexts | None = Field(None, description="a table, [cohorts.test]")
+    populations: dict[str, CohortTexts] = Field({}, description="tables such as [cohorts.populations.NAME]")
 
 
 class Card(Table):
@@ -67,7 +68,7 @@ class Card(Table):
 
     def cohort(self, role: str) -> CohortTexts:
         """The texts about the "pretraining", "finetuning" or "test" cohort. Raises UsageError if there are none."""
-        texts = getattr(self.cohorts, role)
+        texts = getattr(self.cohorts, role, None) or self.cohorts.populations.get(role)
         if texts is None:
             required = [name for name, field in CohortTexts.model_fields.items() if field.is_required()]
             raise UsageError(

@@ -13,6 +13,8 @@ import numpy as np
 
 from CNNSurvivalLib.hazards import MONTH_DAYS, months_text
 
+from .checklists import checklists_markdown
+
 CARD_FILE = "MODEL_CARD.md"
 TEMPLATE_FILE = Path(__file__).with_name("MODEL_CARD.md.j2")
 SHOWN_MONTHS = (6, 12, 18, 24, 36, 48, 60)
@@ -83,10 +85,50 @@ def model_card(info: dict) -> str:
         metric_names=METRIC_NAMES,
         metric_meanings=METRIC_MEANINGS,
         explained=list(dict.fromkeys(m["name"] for m in info["metrics"] if m["name"] in METRIC_MEANINGS)),
-        alive=_alive(info["reference_cohort"]["kaplan_meier"]),
-        risks=_risks(info["reference_cohort"]["risk_quantiles"]),
+        populations=_populations(info),
+        default_population=info.get("default_population"),
+        sanity=info.get("sanity", []),
+        checklists=checklists_markdown(info["card"]) if "checklists" in info["card"] else "",
         stages=_stages(info["training"]),
     )
+
+
+def _populations(info: dict) -> list[dict]:
+    """What is shown of each population; a bundle of format version 1 has one, without a name."""
+    entries = info.get("populations") or [{"title": "", "reference_cohort": info["reference_cohort"]}]
+    return [
+        {
+            **entry,
+            "label": entry["reference_cohort"]["label"],
+            "alive": _alive(entry["reference_cohort"]["kaplan_meier"]),
+            "risks": _risks(entry["reference_cohort"]["risk_quantiles"]),
+            "scores": _scores(entry.get("metrics", [])) if "populations" in info else [],
+        }
+        for entry in entries
+    ]
+
+
+def _scores(metrics: list[dict]) -> list[dict]:
+    """A row for each predictor: concordance and IPA with their intervals."""
+    rows: dict = {}
+    for metric in metrics:
+        rows.setdefault(metric.get("predictor", metric["cohort"]), {})[metric["name"]] = metric
+    return [
+        {
+            "predictor": predictor,
+            **{name: f"{found[name]['value']:.3f} {_interval(found[name])}" for name in found},
+            "shown": _is_shown(predictor, found),
+        }
+        for predictor, found in rows.items()
+    ]
+
+
+def _is_shown(predictor: str, found: dict) -> str:
+    """Whether a difference excludes nothing: "not shown" where its interval reaches 0."""
+    if " minus " not in predictor:
+        return ""
+    low = found.get("concordance", {}).get("ci_low")
+    return "shown" if low is not None and low > 0 else "not shown"
 
 
 def _alive(curve: dict) -> list[tuple[int, float]]:

@@ -335,16 +335,16 @@ def crossvalidated_risks(
     scores: Scores,
     fit: Callable[[Scores, Mapping], Callable[[Scores, Mapping], np.ndarray]],
     values: Mapping[str, np.ndarray],
-    folds: int = 5,
-    seed: int = 2020,
+    fold_of: np.ndarray,
     horizon_days: float = EIGHTEEN_MONTHS_DAYS,
 ) -> np.ndarray:
     """Each patient's risk by a fit on the other folds, [patients].
 
-    fit(scores, values) returns a function that gives each patient's shift [patients] for (scores, values).
+    fit(scores, values) returns a function that gives each patient's shift [patients] for (scores, values). fold_of: the
+    fold, or the hospital, of each patient.
     """
-    fold_of, risks = stratified_folds(scores.event, folds, seed), np.empty(len(scores.time))
-    for fold in range(folds):
+    risks = np.empty(len(scores.time))
+    for fold in np.unique(fold_of):
         held_out = fold_of == fold
         inside = {name: column[~held_out] for name, column in values.items()}
         outside = {name: column[held_out] for name, column in values.items()}
@@ -438,34 +438,49 @@ def _spelled(covariate: Covariate, text) -> str:
 
 
 def compare_terms(
-    scores: Scores, values: Mapping[str, np.ndarray], horizon_days: float, bootstrap: int = 1000, folds: int = 5,
-    repeats: int = 3, seed: int = 2020,
+    scores: Scores, values: Mapping[str, np.ndarray], divisions: Sequence[np.ndarray], horizon_days: float,
+    bootstrap: int = 1000, seed: int = 2020, others: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict]:  # fmt: skip
     """What image, clinical values and both give, cross-validated on the same patients: rows for metrics.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of patients that the network has not learned from.
+    values : mapping
+        Covariates, name -> [patients].
+    divisions : sequence of array [patients]
+        The fold (or hospital) of each patient, for each division; risks are averaged over divisions.
+    others : mapping, optional
+        Name -> number per patient that needs no calibration to rank, such as the tumour's area.
 
     Returns
     -------
     list of dict
-        name (concordance or ipa), predictor ("image", "clinical", "image and clinical", or two of them with "minus"
-        between), horizon_days, value, ci_low, ci_high: of risks averaged over ``repeats`` divisions into folds.
+        name (concordance or ipa), predictor ("image", "clinical", "image and clinical", a key of ``others``, or two
+        of them with "minus" between), horizon_days, value, ci_low, ci_high.
     """
     from ..evaluation.metrics import difference, score_predictions
 
     ways = {"image": (scores, shift_only, {})}
+    for name, number in (others or {}).items():
+        ways[name] = (marginal_scores(scores), shift_and_terms, {name: np.asarray(number, dtype=np.float64)})
     if values:
         ways["clinical"] = (marginal_scores(scores), shift_and_terms, values)
         ways["image and clinical"] = (scores, shift_and_terms, values)
     risks = {
         name: np.mean(
-            [crossvalidated_risks(start, fit, given, folds, seed + k, horizon_days) for k in range(repeats)], axis=0
+            [crossvalidated_risks(start, fit, given, fold_of, horizon_days) for fold_of in divisions], axis=0
         )
         for name, (start, fit, given) in ways.items()
     }
     outcome = (scores.time, scores.event)
     found = {name: score_predictions(*outcome, {horizon_days: risk}, bootstrap, seed) for name, risk in risks.items()}
-    for other in ("image", "clinical") if values else ():
-        pair = (risks["image and clinical"], risks[other])
-        found[f"image and clinical minus {other}"] = difference(*outcome, *pair, horizon_days, bootstrap, seed)
+    pairs = [("image", name) for name in others or {}]
+    pairs += [("image and clinical", other) for other in ("image", "clinical")] if values else []
+    for one, other in pairs:
+        pair = (risks[one], risks[other])
+        found[f"{one} minus {other}"] = difference(*outcome, *pair, horizon_days, bootstrap, seed)
     kept = ("concordance", "ipa")
     return [_metric_row(row, name) for name, rows in found.items() for row in rows if row["metric"] in kept]
 

@@ -26,6 +26,7 @@ from CNNSurvivalLib.errors import UsageError, existing
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 from CNNSurvivalLib.slices import Preprocessing
 
+from ..models.populations import KNOWN_COVARIATES
 from ..options import BASELINES
 from ..toml_file import (
     Number,
@@ -111,6 +112,11 @@ class Departures(Table):
     marginal_start: bool | None = Field(None, description="true or false")
     average_from: WholeNumberOr0 | None = Field(None, description="a whole number, 0 or more")
     recalibrate: bool | None = Field(None, description="true or false")
+    dropout_from: Literal[1, 2, 3] | None = Field(None, description="1, 2 or 3")
+    shared_output: bool | None = Field(None, description="true or false")
+    hidden_bias: Number | None = Field(None, description="a number")
+    growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="a number, 0 or more")
+    output_start: PositiveNumber | None = Field(None, description="a number above 0")
 
     @property
     def given(self) -> dict:
@@ -146,6 +152,51 @@ class CrossValidation(Table):
     at_epochs: list[WholeNumber] = Field([], description="a list of whole numbers, 1 or more each")
 
 
+class PopulationCohort(Cohort):
+    """A population of the bundle. name, title: as in the bundle. pretraining: whether it is the cohort of [pretrain];
+    its own predictions then come from the cross-validation. manifest: its own, relative to the data folder.
+    hold_out: the column whose values are held out in turn (hospitals); default: folds by patient.
+    """
+
+    name: Text
+    title: Text
+    pretraining: Switch = False
+    default: Switch = False
+    manifest: OptionalText = None
+    hold_out: OptionalText = None
+    learn: Literal["auto", "none", "shift", "offsets", "last-layer"] = "auto"
+    covariates: list[Text] = Field([], description="a list of names of columns")
+    baselines: list[Annotated[str, AfterValidator(_known_baseline)]] = Field(
+        [], description=f"a list of some of {', '.join(BASELINES)}"
+    )
+
+
+class TransferCrossValidation(Table):
+    """folds: of the pretraining cohort and of populations without hold_out. seeds: how often the first is repeated."""
+
+    folds: Fold = 5
+    seeds: list[WholeNumberOr0] = Field([2020], min_length=1, description="a list of whole numbers")
+
+
+class TransferFile(Table):
+    """A study of one network and several populations, with [[population]] tables."""
+
+    title: Text
+    card: Text
+    data: Data = Field(description="a table, [data]")
+    pretrain: Cohort = Field(description="a table, [pretrain]")
+    network: Network = Field(description="a table, [network]")
+    population: list[PopulationCohort] = Field(min_length=1, description="tables, [[population]] each")
+    crossvalidation: TransferCrossValidation = Field(
+        TransferCrossValidation(), description="a table, [crossvalidation]"
+    )
+    seed: WholeNumberOr0 = 2020
+    horizons_days: list[PositiveNumber] = Field(
+        [EIGHTEEN_MONTHS_DAYS], min_length=1, description="a list of numbers of days above 0"
+    )
+    bootstrap: WholeNumberOr0 = 1000
+
+
 class StudyFile(Table):
     """What the file holds."""
 
@@ -166,17 +217,8 @@ class StudyFile(Table):
     bootstrap: WholeNumberOr0 = 1000
 
 
-class Study(StudyFile):
-    """A configuration, checked. path: the file, text: as it stands; folder: where the data lie (--data, or beside the
-    file)."""
-
-    path: Path
-    folder: Path
-    text: str
-
-    @property
-    def networks(self) -> list[Network]:
-        return self.network
+class _OnDisk:
+    """Where a study's files lie: of a configuration with path, folder, card and data."""
 
     @property
     def card_path(self) -> Path:
@@ -191,8 +233,33 @@ class Study(StudyFile):
         return existing(self.folder / self.data.clinical, "clinical table") if self.data.clinical else None
 
 
-def read_study(path, data_folder=None) -> Study:
-    """Read a configuration.
+class Study(StudyFile, _OnDisk):
+    """A configuration, checked. path: the file, text: as it stands; folder: where the data lie (--data, or beside the
+    file)."""
+
+    path: Path
+    folder: Path
+    text: str
+
+    @property
+    def networks(self) -> list[Network]:
+        return self.network
+
+
+class TransferStudy(TransferFile, _OnDisk):
+    """A configuration with populations, checked; path, folder and text as of Study."""
+
+    path: Path
+    folder: Path
+    text: str
+
+    def manifest_of(self, population: PopulationCohort) -> Path:
+        own = population.manifest
+        return self.manifest if own is None else existing(self.folder / own, "manifest")
+
+
+def read_study(path, data_folder=None) -> Study | TransferStudy:
+    """Read a configuration; one with [[population]] tables is a TransferStudy.
 
     Parameters
     ----------
@@ -210,9 +277,25 @@ def read_study(path, data_folder=None) -> Study:
     if "second" in content:
         raise UsageError(f"The configuration '{path}' has a table [second], which is called [finetuning] now; rename "
                          "it.")  # fmt: skip
+    folder = path.parent if data_folder is None else Path(data_folder)
+    if "population" in content:
+        found = checked(TransferFile, content, f"configuration '{path}'")
+        _check_populations(found, path)
+        return TransferStudy(**dict(found), path=path, folder=folder, text=text)
     found = checked(StudyFile, content, f"configuration '{path}'")
     ids = [network.id for network in found.network]
     if not ids or len(set(ids)) < len(ids):
         raise UsageError(f"The configuration '{path}' needs at least one [[network]], each with an id of its own.")
-    folder = path.parent if data_folder is None else Path(data_folder)
     return Study(**dict(found), path=path, folder=folder, text=text)
+
+
+def _check_populations(study: TransferFile, path) -> None:
+    names = [population.name for population in study.population]
+    if len(set(names)) < len(names):
+        raise UsageError(f"The configuration '{path}' has two populations of one name; give each its own.")
+    if sum(population.default for population in study.population) != 1:
+        raise UsageError(f"The configuration '{path}' needs one population with default = true.")
+    unknown = [name for each in study.population for name in each.covariates if name not in KNOWN_COVARIATES]
+    if unknown:
+        raise UsageError(f"The configuration '{path}' names the covariate '{unknown[0]}'; known are: "
+                         f"{', '.join(KNOWN_COVARIATES)}.")  # fmt: skip

@@ -1,0 +1,408 @@
+"""One network, several populations: pretrained on one cohort, adapted to others, each judged on patients held out.
+
+    WORK/stores/pretrain, stores/<population>
+    WORK/runs/pretrain                       the network that ships
+    WORK/runs/crossvalidation/<seed>-<fold>  networks of the cross-validation of the pretraining cohort
+    WORK/populations/<population>/           comparison.csv (ways to fine-tune), held_out.csv, metrics.csv, by_group.csv
+    WORK/models/<network>                    the bundle, with its card
+    WORK/report/                             report.html
+
+Every stage keeps its result and is not done again. Of each population, what is reported was predicted by networks,
+last layers, shifts and terms that had not seen the patient: by cross-validation for the pretraining cohort, else by
+holding out each value of ``hold_out`` (a hospital) or each fold. What ships is then fitted on all of its patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from CNNSurvivalLib.bundle import Bundle
+from CNNSurvivalLib.files import ensure_output_folder, write_csv
+
+from ..cohort import prepare
+from ..cohort.splits import stratified_folds
+from ..cohort.store import STORE_FILE, Store, open_store
+from ..evaluation import baselines, finetuning, metrics
+from ..models import populations
+from ..models.bundle import export_populations
+from ..models.card import read_card
+from ..models.populations import Scores
+from ..training import last_layer
+from ..training import train as training
+from ..training.runs import Run, risk_column
+from .config import PopulationCohort, TransferStudy
+
+Log = Callable[[str], None]
+GROUP_COLUMNS = ("model", "group", "patients", "deaths", "concordance", "ipa")
+METRIC_COLUMNS = ("predictor", "name", "horizon_days", "value", "ci_low", "ci_high")
+AREA = "largest area"
+
+
+@dataclass(frozen=True)
+class TransferWorkspace:
+    """A study with populations and where its results lie."""
+
+    study: TransferStudy
+    folder: Path
+    jobs: int
+    log: Log
+
+    @cached_property
+    def pretrain_store(self) -> Store:
+        return open_store(self.folder / "stores" / "pretrain")
+
+    def store_of(self, population: PopulationCohort) -> Store:
+        if population.pretraining:
+            return self.pretrain_store
+        return open_store(self.folder / "stores" / population.name)
+
+    @property
+    def settings(self) -> training.Settings:
+        return replace(training.PAPER, **{"seed": self.study.seed, **self.study.network.pretrain.given})
+
+    @property
+    def horizon(self) -> float:
+        return float(self.study.horizons_days[0])
+
+    @property
+    def max_slices(self) -> int:
+        return self.study.data.max_slices
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A population as it ships, and how it was judged.
+
+    entry: of bundle.json. metrics: rows METRIC_COLUMNS. by_group: a row for each model and held-out group. comparison:
+    ways to fine-tune, None for the pretraining cohort. seeds: a row for each seed of the cross-validation, of the
+    pretraining cohort. coverage: of the interval, by group of risk.
+    """
+
+    cohort: PopulationCohort
+    entry: dict
+    held_out: Scores
+    metrics: pd.DataFrame
+    by_group: pd.DataFrame
+    comparison: pd.DataFrame | None
+    seeds: pd.DataFrame | None
+    coverage: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class TransferOutcome:
+    """What the study found: the report is made of it."""
+
+    workspace: TransferWorkspace
+    run: Run
+    populations: list[Fitted]
+    bundle: Bundle
+
+
+def transfer(study: TransferStudy, folder, jobs: int = 1, log: Log = print) -> TransferOutcome:
+    """Work a study through, or continue it; raises UsageError and CNNSurvivalError with one sentence."""
+    workspace = TransferWorkspace(study, ensure_output_folder(folder), jobs, log)
+    card = read_card(study.card_path)
+    _prepare(workspace)
+    log(f"Training '{study.network.id}'")
+    run = training.pretrain(
+        workspace.pretrain_store, workspace.folder / "runs" / "pretrain", workspace.settings, tell=log
+    )
+    networks = _crossvalidate(workspace)
+    variance = _network_variance(workspace, networks)
+    fitted = [_fit(workspace, run, networks, variance, population) for population in study.population]
+    default = next(population.name for population in study.population if population.default)
+    bundle = export_populations(
+        run,
+        workspace.pretrain_store,
+        [each.entry for each in fitted],
+        default,
+        card,
+        study.network.id,
+        study.network.title,
+        study.network.version,
+        workspace.folder / "models" / study.network.id,
+        stores={population.name: workspace.store_of(population) for population in study.population},
+        max_slices=workspace.max_slices,
+    )
+    return TransferOutcome(workspace, run, fitted, bundle)
+
+
+# --- Stages -----------------------------------------------------------------------------------------------------------
+
+
+def _prepare(workspace: TransferWorkspace) -> None:
+    study = workspace.study
+    wanted = [("pretrain", study.pretrain, study.manifest)]
+    wanted += [(each.name, each, study.manifest_of(each)) for each in study.population if not each.pretraining]
+    for name, cohort, manifest in wanted:
+        store = workspace.folder / "stores" / name
+        if not (store / STORE_FILE).is_file():
+            workspace.log(f"Preparing {cohort.label}")
+            clinical = study.clinical if manifest == study.manifest else None
+            prepare.prepare(manifest, store, study.data.preprocessing, clinical=clinical, where=cohort.where,
+                            jobs=workspace.jobs, log=workspace.log)  # fmt: skip
+
+
+def _folds(workspace: TransferWorkspace, seed: int) -> np.ndarray:
+    return stratified_folds(workspace.pretrain_store.event, workspace.study.crossvalidation.folds, seed)
+
+
+def _crossvalidate(workspace: TransferWorkspace) -> dict[tuple[int, int], Run]:
+    """(seed, fold) -> the network that was trained without that fold."""
+    store, networks = workspace.pretrain_store, {}
+    ids, plan = np.array(store.patient_ids), workspace.study.crossvalidation
+    for seed in plan.seeds:
+        fold_of = _folds(workspace, seed)
+        for fold in range(plan.folds):
+            workspace.log(f"Cross-validation, seed {seed}, fold {fold + 1} of {plan.folds}")
+            folder = workspace.folder / "runs" / "crossvalidation" / f"{seed}-{fold}"
+            settings = replace(workspace.settings, seed=seed + 1000 * (fold + 1))
+            networks[seed, fold] = training.pretrain(
+                store.part(ids[fold_of != fold]), folder, settings, tell=lambda text: None
+            )
+    return networks
+
+
+def _network_variance(workspace: TransferWorkspace, networks) -> float:
+    """From the scores that the networks of the first seed give patients that none of them has learned from."""
+    others = [workspace.store_of(each) for each in workspace.study.population if not each.pretraining]
+    if not others:
+        return 0.0
+    first = workspace.study.crossvalidation.seeds[0]
+    found = []
+    for (seed, _fold), run in networks.items():
+        if seed == first:
+            cohorts = [populations.cohort_scores(run.weights, each, run.edges_days, workspace.max_slices)
+                       for each in others]  # fmt: skip
+            found.append([populations.score_values(each, workspace.horizon) for each in cohorts])
+    # Cohort by cohort: a shift common to a cohort is taken up by the population's own.
+    sizes = [len(values) for values in found[0]]
+    variances = [populations.network_variance([values[k] for values in found]) for k in range(len(others))]
+    return float(np.average(variances, weights=sizes))
+
+
+def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, population: PopulationCohort) -> Fitted:
+    """One population: what of it was held out, its metrics, and the entry of the bundle."""
+    workspace.log(f"Population '{population.name}'")
+    store = workspace.store_of(population)
+    values = populations.covariate_values(store.patients, population.covariates)
+    seeds = comparison = None
+    if population.pretraining:
+        held_out, divisions, seeds = _held_out_of_pretraining(workspace, networks)
+        layer: dict = {"offset": populations.fit_shift(held_out)}
+    else:
+        parent = Run(run.folder, run.info, run.weights)
+        comparison = finetuning.compare(parent, store, replace(training.FINETUNE, seed=workspace.study.seed),
+                                        max_slices=workspace.max_slices, horizon_days=workspace.horizon)  # fmt: skip
+        groups = _groups(workspace, population, store)
+        held_out, layer = _adapted(workspace, parent, store, population, comparison, groups)
+        divisions = [groups]
+    area = np.log(store.patients["largest_area_px"].to_numpy(float))
+    rows = populations.compare_terms(held_out, values, divisions, workspace.horizon, workspace.study.bootstrap,
+                                     workspace.study.seed, {AREA: area})  # fmt: skip
+    table = pd.DataFrame(rows)[list(METRIC_COLUMNS)]
+    by_group = _by_group(workspace, population, store, run, held_out, values, divisions[0], area)
+    interval, coverage = _interval(workspace, held_out, variance)
+    entry = _entry(workspace, population, store, run, held_out, values, layer, interval, rows)
+    folder = ensure_output_folder(workspace.folder / "populations" / population.name)
+    for name, each in (("metrics", table), ("by_group", by_group), ("coverage", coverage), ("comparison", comparison),
+                       ("seeds", seeds)):  # fmt: skip
+        if each is not None:
+            write_csv(folder / f"{name}.csv", tuple(each), _cells(each))
+    _write_held_out(folder / "held_out.csv", workspace, held_out, store, divisions[0])
+    return Fitted(population, entry, held_out, table, by_group, comparison, seeds, coverage)
+
+
+# --- Held out ---------------------------------------------------------------------------------------------------------
+
+
+def _held_out_of_pretraining(workspace: TransferWorkspace, networks):
+    """(scores of the first seed, its division, a row of metrics for each seed)."""
+    store, plan = workspace.pretrain_store, workspace.study.crossvalidation
+    ids, rows, first = np.array(store.patient_ids), [], None
+    for seed in plan.seeds:
+        fold_of, logits = _folds(workspace, seed), {}
+        for fold in range(plan.folds):
+            part = store.part(ids[fold_of == fold])
+            run = networks[seed, fold]
+            found = populations.cohort_scores(run.weights, part, run.edges_days, workspace.max_slices)
+            for number, patient in enumerate(part.patient_ids):
+                logits[patient] = found.logits[number][found.used[number] > 0]
+        scores = populations.scores_of(
+            store.patient_ids, [logits[patient] for patient in store.patient_ids], store.time, store.event,
+            networks[plan.seeds[0], 0].edges_days,
+        )  # fmt: skip
+        first = scores if first is None else first
+        rows.append({"seed": seed, **_summary(workspace, scores, fold_of)})
+    return first, [_folds(workspace, seed) for seed in plan.seeds], pd.DataFrame(rows)
+
+
+def _summary(workspace: TransferWorkspace, scores: Scores, fold_of: np.ndarray) -> dict:
+    risk = populations.risk_of(scores, workspace.horizon)
+    inside = [metrics.concordance(scores.time[m], scores.event[m], risk[m])
+              for m in (fold_of == fold for fold in np.unique(fold_of))]  # fmt: skip
+    return {
+        "concordance": metrics.concordance(scores.time, scores.event, risk),
+        "concordance_within_folds": float(np.nanmean(inside)),
+        "ipa": metrics.ipa(scores.time, scores.event, risk, workspace.horizon),
+    }
+
+
+def _groups(workspace: TransferWorkspace, population: PopulationCohort, store: Store) -> np.ndarray:
+    """The hospital of each patient, or a fold."""
+    if population.hold_out is not None:
+        return store.patients[population.hold_out].astype(str).to_numpy()
+    return stratified_folds(store.event, workspace.study.crossvalidation.folds, workspace.study.seed)
+
+
+def _adapted(workspace, parent: Run, store: Store, population: PopulationCohort, comparison, groups):
+    """(scores of each group by a last layer fitted on the others, the entry's layer fitted on all)."""
+    features = last_layer.cohort_features(parent.weights, store, parent.edges_days, workspace.max_slices)
+    learn = population.learn
+    if learn == "auto":
+        learn = comparison.loc[comparison["chosen"] == 1, "learn"].iloc[0]
+    workspace.log(f"  fine-tuning: {learn}")
+    ids, logits = np.array(store.patient_ids), {}
+    for group in np.unique(groups):
+        inside = groups == group
+        fitted = last_layer.fit(parent.weights, features.part(~inside), learn, workspace.study.seed)
+        part = store.part(ids[inside])
+        found = populations.cohort_scores(fitted.weights, part, parent.edges_days, workspace.max_slices)
+        for number, patient in enumerate(part.patient_ids):
+            logits[patient] = found.logits[number][found.used[number] > 0]
+    held_out = populations.scores_of(store.patient_ids, [logits[p] for p in store.patient_ids], store.time,
+                                     store.event, parent.edges_days)  # fmt: skip
+    return held_out, _layer(parent.weights, last_layer.fit(parent.weights, features, learn, workspace.study.seed))
+
+
+def _layer(weights: dict, fitted: last_layer.Fit) -> dict:
+    """The entry's offset, or its own last layer."""
+    before, after = weights["output.bias"].astype(float), fitted.weights["output.bias"].astype(float)
+    if np.array_equal(weights["output.weight"], fitted.weights["output.weight"]):
+        return {"offset": (after - before).tolist()}
+    weight = fitted.weights["output.weight"].astype(float)
+    return {"last_layer": {"weight": weight.tolist(), "bias": after.tolist()}}
+
+
+def _by_group(workspace, population, store: Store, run: Run, held_out: Scores, values, groups, area) -> pd.DataFrame:
+    """Concordance and IPA of every model within each group, each fitted on the other groups."""
+    others = {"image": (held_out, populations.shift_only, {}),
+              AREA: (populations.marginal_scores(held_out), populations.shift_and_terms, {AREA: area})}  # fmt: skip
+    if values:
+        others["clinical"] = (populations.marginal_scores(held_out), populations.shift_and_terms, values)
+        others["image and clinical"] = (held_out, populations.shift_and_terms, values)
+    risks = {name: populations.crossvalidated_risks(start, fit, given, groups, workspace.horizon)
+             for name, (start, fit, given) in others.items()}  # fmt: skip
+    if population.baselines:
+        risks.update(_baselines(workspace, population, store, run, groups))
+    rows = []
+    for name, risk in risks.items():
+        within = []
+        for group in np.unique(groups):
+            known = (groups == group) & np.isfinite(risk)
+            if known.any():
+                within.append(_group_row(workspace, store, name, str(group), risk, known))
+        rows += within if population.hold_out is not None else []
+        known = np.isfinite(risk)
+        if known.any():
+            rows.append(_group_row(workspace, store, name, "all", risk, known))
+            weights = [row["patients"] for row in within]
+            inside = [row["concordance"] for row in within]
+            mean = float(np.average(inside, weights=weights)) if np.all(np.isfinite(inside)) else np.nan
+            rows.append({**rows[-1], "group": "mean within groups", "concordance": mean, "ipa": np.nan})
+    return pd.DataFrame(rows, columns=GROUP_COLUMNS)
+
+
+def _group_row(workspace, store: Store, model: str, group: str, risk, known) -> dict:
+    time, event = store.time[known], store.event[known]
+    return {
+        "model": model, "group": group, "patients": int(known.sum()), "deaths": int(event.sum()),
+        "concordance": metrics.concordance(time, event, risk[known]),
+        "ipa": metrics.ipa(time, event, risk[known], workspace.horizon),
+    }  # fmt: skip
+
+
+def _baselines(workspace, population, store: Store, run: Run, groups) -> dict[str, np.ndarray]:
+    """The paper's models 1 and 2 and others, fitted on the other groups: name -> risk, NaN where not predicted."""
+    ids, column = np.array(store.patient_ids), risk_column(workspace.horizon)
+    risks = {name: np.full(len(ids), np.nan) for name in population.baselines}
+    for group in np.unique(groups):
+        folder = workspace.folder / "populations" / population.name / f"baselines-{group}"
+        inside = groups == group
+        if not (folder / "baselines.json").is_file():
+            baselines.run(store.part(ids[~inside]), store.part(ids[inside]), folder, network=run,
+                          models=population.baselines, horizons=[workspace.horizon], seed=workspace.study.seed,
+                          jobs=workspace.jobs, max_slices=workspace.max_slices, tell=workspace.log)  # fmt: skip
+        for name in population.baselines:
+            path = folder / f"predictions_{name}.csv"
+            if path.is_file():
+                table = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
+                risks[name][inside] = table[column].reindex(ids[inside]).to_numpy(float)
+    return {f"{name} (baseline)": risk for name, risk in risks.items() if np.isfinite(risk).any()}
+
+
+# --- The entry --------------------------------------------------------------------------------------------------------
+
+
+def _interval(workspace, held_out: Scores, variance: float) -> tuple[dict | None, pd.DataFrame]:
+    """(the interval, None where it does not cover what it says; its coverage in groups by predicted risk)."""
+    here = held_out.shifted(populations.fit_shift(held_out))
+    interval = populations.fit_interval(here, variance, seed=workspace.study.seed)
+    halves = populations.split_half_coverage(here, seed=workspace.study.seed)
+    rows = populations.group_coverage(here, interval, workspace.horizon)
+    covered = sum(row["covered"] for row in rows)
+    interval["split_half_coverage"], interval["groups_covered"] = halves, f"{covered} of {len(rows)}"
+    kept = halves >= 0.9 and covered >= len(rows) - 1
+    return (interval if kept else None), pd.DataFrame(rows).assign(split_half=halves, shown=int(kept))
+
+
+def _entry(workspace, population, store: Store, run: Run, held_out: Scores, values, layer, interval, rows) -> dict:
+    """The population as it ships: fitted on all of its patients."""
+    from CNNSurvivalLib.populations import Population
+
+    adapted = Population(layer).adapted(run.weights)
+    # What a new patient's risk is compared with: risks of patients that had not been learned from.
+    reference = held_out.shifted(layer["offset"]) if population.pretraining else held_out
+    here = populations.cohort_scores(adapted, store, run.edges_days, workspace.max_slices)
+    # Terms beside risks that were held out: beside risks learned by heart a covariate would seem to add less.
+    terms = populations.fit_terms(reference, values) if values else []
+    covariates = [populations.covariate_entry(populations.KNOWN_COVARIATES[name]) for name in population.covariates]
+    label = f"{len(store.patients)} patients of {population.label}"
+    ages = values.get("age_years")
+    named = [{**row, "cohort": f"{population.label}, held out: {row['predictor']}"} for row in rows
+             if row["value"] is not None]  # fmt: skip
+    return {
+        "name": population.name,
+        "title": population.title,
+        **layer,
+        "patients": len(here.time),
+        "events": int(here.event.sum()),
+        "reference_cohort": populations.reference_cohort(reference, label, workspace.horizon),
+        "ranges": populations.patient_ranges(store, workspace.max_slices, ages),
+        "covariates": covariates,
+        "terms": terms,
+        "interval": interval,
+        "metrics": named,
+    }
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def _write_held_out(path: Path, workspace, held_out: Scores, store: Store, groups) -> None:
+    risk = populations.risk_of(held_out, workspace.horizon)
+    columns = ("patient_id", "time_days", "event", "group", risk_column(workspace.horizon), "largest_area_px")
+    area = store.patients["largest_area_px"].tolist()
+    rows = zip(held_out.patient_ids, held_out.time.tolist(), held_out.event.astype(int).tolist(), map(str, groups),
+               risk.tolist(), area)  # fmt: skip
+    write_csv(path, columns, rows)
+
+
+def _cells(table: pd.DataFrame) -> list[list]:
+    return [[None if pd.isna(value) else value for value in row] for row in table.itertuples(index=False)]
