@@ -16,7 +16,11 @@ and the network's outputs with LASSO-Cox, tumour volume, stage and age), scores 
 makes the bundles. WORK/report/report.html has the results; WORK/models has the bundles. If the work is stopped, the
 same command continues it.
 
-The configuration of our own run is training_cli/configs/nsclc.toml; its comments explain each line.
+A configuration with [[population]] tables trains one network and adapts it to several populations, each judged on
+patients held out.
+
+The configurations of our own runs are training_cli/configs/nsclc.toml and head-neck.toml; their comments explain each
+line.
 """
 
 
@@ -33,13 +37,28 @@ def add_reproduce(commands) -> None:
 def _run(options) -> int:
     from threadpoolctl import threadpool_limits
 
-    from ..study.config import read_study
+    from ..study.config import TransferStudy, read_study
 
     study = read_study(options.config, options.data)  # before the slow imports: a mistake is reported at once
+    with threadpool_limits(1, "blas"):
+        if isinstance(study, TransferStudy):
+            return _transfer(study, options)
+        return _paper(study, options)
+
+
+def _transfer(study, options) -> int:
+    from ..study import transfer, transfer_report
+
+    outcome = transfer.transfer(study, options.output, options.jobs)
+    page = transfer_report.write(outcome, options.output / "report")
+    print(f"The report is '{page}'; the bundle is in '{outcome.bundle.folder}'.")
+    return DONE
+
+
+def _paper(study, options) -> int:
     from ..study import pipeline, report
 
-    with threadpool_limits(1, "blas"):
-        outcome = pipeline.reproduce(study, options.output, options.jobs)
-        page = report.write(outcome, options.output / "report")
+    outcome = pipeline.reproduce(study, options.output, options.jobs)
+    page = report.write(outcome, options.output / "report")
     print(f"The report is '{page}'; the bundles are in '{options.output / 'models'}'.")
     return DONE

@@ -234,8 +234,9 @@ def _cloglog_regression(died, weights, x, offset) -> np.ndarray:
         predictor = np.clip(beta @ x.T + offset, -np.inf, LARGEST_PREDICTOR)
         hazard = np.exp(predictor)
         expected = -np.expm1(-hazard)
-        with np.errstate(divide="ignore"):
-            value = (weights * np.where(died, np.log(expected), -hazard)).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = weights * np.where(died, np.log(expected), -hazard)
+        value = np.where(weights > 0, each, 0.0).sum(axis=1)  # who has no weight counts nothing, however unlikely
         ratio = hazard / np.maximum(expected, np.finfo(float).tiny)
         gradient = (weights * (died - expected) * ratio) @ x
         # Fisher's scoring: the expected information.

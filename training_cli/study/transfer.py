@@ -204,8 +204,9 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
         held_out, layer = _adapted(workspace, parent, store, population, comparison, groups)
         divisions = [groups]
     area = np.log(store.patients["largest_area_px"].to_numpy(float))
-    rows = populations.compare_terms(held_out, values, divisions, workspace.horizon, workspace.study.bootstrap,
-                                     workspace.study.seed, {AREA: area})  # fmt: skip
+    with metrics.warnings_told(workspace.log):
+        rows = populations.compare_terms(held_out, values, divisions, workspace.horizon, workspace.study.bootstrap,
+                                         workspace.study.seed, {AREA: area})  # fmt: skip
     table = pd.DataFrame(rows)[list(METRIC_COLUMNS)]
     by_group = _by_group(workspace, population, store, run, held_out, values, divisions[0], area)
     interval, coverage = _interval(workspace, held_out, variance)
@@ -353,8 +354,9 @@ def _baselines(workspace, population, store: Store, run: Run, groups) -> dict[st
 def _interval(workspace, held_out: Scores, variance: float) -> tuple[dict | None, pd.DataFrame]:
     """(the interval, None where it does not cover what it says; its coverage in groups by predicted risk)."""
     here = held_out.shifted(populations.fit_shift(held_out))
-    interval = populations.fit_interval(here, variance, seed=workspace.study.seed)
-    halves = populations.split_half_coverage(here, seed=workspace.study.seed)
+    resamples = min(populations.RESAMPLES, max(20, workspace.study.bootstrap))
+    interval = populations.fit_interval(here, variance, resamples=resamples, seed=workspace.study.seed)
+    halves = populations.split_half_coverage(here, 10, max(10, resamples // 4), workspace.study.seed)
     rows = populations.group_coverage(here, interval, workspace.horizon)
     covered = sum(row["covered"] for row in rows)
     interval["split_half_coverage"], interval["groups_covered"] = halves, f"{covered} of {len(rows)}"

@@ -116,7 +116,10 @@ def loss(weights: dict, features: Features) -> float:
 
 def best_reach(weights: dict, features: Features, seed: int, reaches: Sequence[float] = REACHES) -> float:
     """The reach with the smallest cross-validated loss; of nearly equal ones (one standard error) the smallest."""
-    fold_of = stratified_folds(features.event, min(5, int(features.event.sum())), seed)
+    folds = min(5, int(features.event.sum()), int((~features.event).sum()))
+    if folds < 2:
+        return float(reaches[0])
+    fold_of = stratified_folds(features.event, folds, seed)
     losses = np.array([_held_out_losses(weights, features, fold_of, reach) for reach in reaches])
     means = losses.mean(axis=1)
     best = int(np.argmin(means))
