@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import CNNSurvivalError, UsageError
-from .dicom import check_lengths, import_highdicom
+from .dicom import check_lengths, decoding, import_highdicom, read_dataset
 from .grid import OFF_PLACE, Volume, plane_normal
 from .quiet import reading
 from .texts import name_list, one_line
@@ -33,10 +33,8 @@ def read_series_in_folder(folder: Path, series_uid: str | None) -> Volume:
 
 def read_series_of_file(path: Path, series_uid: str | None) -> Volume:
     """A file stands for its series: that of the same folder, or the one it holds (enhanced CT)."""
-    import pydicom
-
     with reading("CT", path):
-        header = pydicom.dcmread(path, specific_tags=HEADER, stop_before_pixels=True)
+        header = read_dataset(path, specific_tags=HEADER, stop_before_pixels=True)
     if str(header.get("Modality")) in NOT_IMAGES:
         raise CNNSurvivalError(f"The file {path} is a DICOM {header.Modality}, not a CT; give the CT's folder.")
     uid = series_uid or str(header.get("SeriesInstanceUID", ""))
@@ -69,13 +67,11 @@ class _Header(NamedTuple):
 
 def _headers(folder: Path) -> list[_Header]:
     """The DICOM images in the folder and below; other files, and DICOM files that are no images, are passed over."""
-    import pydicom
-
     found = {}
     with reading("CT", folder):
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             try:
-                dataset = pydicom.dcmread(path, specific_tags=HEADER, stop_before_pixels=True)
+                dataset = read_dataset(path, specific_tags=HEADER, stop_before_pixels=True)
                 header = _header(path, dataset)
             except Exception:  # not DICOM, or broken: a missing slice shows by its place
                 continue
@@ -164,7 +160,7 @@ def _read_multiframe(headers: Sequence[_Header], folder: Path):
             f"The series in {folder} consists of {len(headers)} multi-frame files; give a folder with only the one "
             "that holds the CT."
         )
-    with reading("CT", headers[0].path):
+    with reading("CT", headers[0].path), decoding("CT", headers[0].path):
         volume = import_highdicom().imread(headers[0].path).get_volume(
             dtype=np.float32, apply_modality_transform=True, apply_voi_transform=False, allow_missing_positions=False
         )
@@ -284,7 +280,8 @@ def _pixels(headers: Sequence[_Header]) -> np.ndarray:
     for header in headers:
         with reading("CT slice", header.path):
             check_lengths(header.path)
-            plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
+            with decoding("CT slice", header.path):
+                plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
             planes.append(_compact(plane.reshape(header.size[::-1])))
     return np.stack(planes)
 

@@ -1,0 +1,150 @@
+"""DICOM as other makers write it: other transfer syntaxes, blank tags, objects beside the CT, odd segment names."""
+
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    RLELossless,
+)
+
+pytest.importorskip("SimpleITK")
+pytest.importorskip("highdicom")
+
+from test_readers import (
+    box_mask,
+    sentence,
+    some_hu,
+    write_image,
+    write_seg,
+    write_series,
+)
+
+from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.io.quiet import reading
+from CNNSurvivalLib.io.read import read_case
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:highdicom")
+
+
+@pytest.fixture
+def ct(tmp_path):
+    write_series(tmp_path / "ct")
+    return tmp_path / "ct"
+
+
+@pytest.fixture
+def mask(tmp_path):
+    return write_image(tmp_path / "mask.nrrd", box_mask())
+
+
+def in_syntax(source, path, syntax):
+    """A copy of a DICOM file in another transfer syntax."""
+    ds = pydicom.dcmread(source)
+    if syntax == RLELossless:
+        ds.compress(syntax)
+    ds.file_meta.TransferSyntaxUID = syntax
+    if syntax == ExplicitVRBigEndian:
+        if ds.BitsAllocated == 16:
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        pydicom.dcmwrite(path, ds, little_endian=False, implicit_vr=False, force_encoding=True)
+    else:
+        ds.save_as(path)
+    return path
+
+
+# --- Transfer syntaxes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+def test_a_ct_in_a_rare_transfer_syntax(ct, mask, tmp_path, syntax):
+    (tmp_path / "other").mkdir()
+    for path in ct.iterdir():
+        in_syntax(path, tmp_path / "other" / path.name, syntax)
+    case = read_case(tmp_path / "other", mask)
+    assert np.array_equal(case.hu, some_hu()) and case.warnings == ()
+
+
+def test_a_deflated_slice_cut_off_or_made_to_fill_the_memory_is_refused(ct, mask, monkeypatch):
+    first = sorted(ct.iterdir())[0]
+    in_syntax(first, first, DeflatedExplicitVRLittleEndian)
+    whole = first.read_bytes()
+    start = 144 + int(pydicom.dcmread(first).file_meta.FileMetaInformationGroupLength)
+    inflated = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
+    place = inflated.index(b"\xe0\x7f\x10\x00OW") + 8
+    lying = inflated[:place] + (3_000_000_000).to_bytes(4, "little") + inflated[place + 4 :]
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    first.write_bytes(whole[:start] + deflate.compress(lying) + deflate.flush())
+    assert "damaged" in sentence(ct, mask)
+    monkeypatch.setattr("CNNSurvivalLib.io.dicom.MAX_INFLATED", 1000)  # what a bomb is, on a small scale
+    first.write_bytes(whole)
+    assert np.array_equal(read_case(ct, mask).hu, some_hu()[1:])  # passed over, as what is no DICOM file
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_a_seg_in_a_rare_transfer_syntax(ct, tmp_path, kind, syntax):
+    drawn = box_mask().astype(float) if kind == "FRACTIONAL" else box_mask()
+    seg = write_seg(tmp_path / "seg.dcm", ct, {"Tumour": drawn}, kind=kind)
+    if kind == "BINARY" and syntax == RLELossless:
+        ds = pydicom.dcmread(seg)
+        frames = np.frombuffer(ds.PixelData, np.uint8).reshape(ds.NumberOfFrames, -1)
+        ds.PixelData = encapsulate([bytes(8 * [0]) + frame.tobytes() for frame in frames])
+        ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.save_as(tmp_path / "other.dcm")
+        text = sentence(ct, tmp_path / "other.dcm")
+        assert "RLE Lossless" in text and "1 bit each" in text and "without compression" in text
+        return
+    assert np.array_equal(read_case(ct, in_syntax(seg, tmp_path / "other.dcm", syntax)).mask, box_mask())
+
+
+def test_the_big_endian_seg_of_pydicoms_test_data(tmp_path):
+    """Of one frame, which highdicom writes otherwise: the same as its twin in little endian."""
+    from CNNSurvivalLib.io.dicom_seg import _little_endian
+
+    one, two = (pydicom.dcmread(get_testdata_file(f"liver{name}_1frame.dcm")) for name in ("", "_expb"))
+    again = _little_endian(two)
+    assert again.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert np.array_equal(again.pixel_array, one.pixel_array) and again.pixel_array.any()
+
+
+def test_only_want_of_memory_is_called_so(tmp_path):
+    """pydicom speaks of "bits allocated" where it cannot decode; SimpleITK raises RuntimeError for everything."""
+    with pytest.raises(CNNSurvivalError, match="damaged"), reading("mask", tmp_path):
+        raise NotImplementedError("unable to decode 1 bits allocated")
+    with pytest.raises(CNNSurvivalError, match="damaged"), reading("mask", tmp_path):
+        raise RuntimeError("1 bits allocated")
+    with pytest.raises(MemoryError), reading("mask", tmp_path):
+        raise MemoryError
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux' limit of address space")
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_an_image_larger_than_the_memory_is_called_so(tmp_path, ending):
+    head = {
+        "nrrd": "NRRD0004\ntype: short\ndimension: 3\nsizes: 1000 1000 1900\nendian: little\nencoding: raw\n\n",
+        "mha": "ObjectType = Image\nNDims = 3\nDimSize = 1000 1000 1900\nElementType = MET_SHORT\n"
+        "ElementDataFile = LOCAL\n",
+    }
+    path = tmp_path / f"large.{ending}"
+    with open(path, "wb") as stream:
+        stream.write(head[ending].encode())
+        stream.truncate(4_000_000_000)  # a hole: it takes no space
+    code = (
+        "import resource, sys; from CNNSurvivalLib.io.images import read_ct_image; from pathlib import Path\n"
+        "import SimpleITK; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "try: read_ct_image(Path(sys.argv[1]))\n"
+        "except MemoryError: print('no memory')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False,
+                          env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"})  # fmt: skip
+    assert done.stdout.strip() == "no memory", done.stderr
