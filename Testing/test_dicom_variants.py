@@ -14,16 +14,22 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
 )
 
 pytest.importorskip("SimpleITK")
 pytest.importorskip("highdicom")
 
 from test_readers import (
+    affine,
+    box_contours,
     box_mask,
+    only,
     sentence,
     some_hu,
     write_image,
+    write_rtstruct,
     write_seg,
     write_series,
 )
@@ -148,3 +154,64 @@ def test_an_image_larger_than_the_memory_is_called_so(tmp_path, ending):
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False,
                           env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"})  # fmt: skip
     assert done.stdout.strip() == "no memory", done.stderr
+
+
+# --- Blank tags, and what lies beside the CT ------------------------------------------------------------------------
+
+
+def rewrite(folder, **values):
+    for path in folder.iterdir():
+        ds = pydicom.dcmread(path)
+        for name, value in values.items():
+            setattr(ds, name, value)
+        ds.save_as(path)
+
+
+def test_a_ct_whose_uids_are_blank(ct, mask, tmp_path):
+    """As TotalSegmentator's own example: the file meta information alone says that it is a CT."""
+    frame = pydicom.dcmread(next(ct.iterdir())).FrameOfReferenceUID
+    rewrite(ct, SOPClassUID="", SOPInstanceUID="", SeriesInstanceUID="", StudyInstanceUID="")
+    case = read_case(ct, mask)
+    assert np.array_equal(case.hu, some_hu()) and case.warnings == ()
+    assert np.array_equal(read_case(next(ct.iterdir()), mask).hu, some_hu())
+    contour = {"GTV": box_contours(affine())}
+    text = only(read_case(ct, write_rtstruct(tmp_path / "rs.dcm", contour, generate_uid(), frame)).warnings)
+    assert "does not say which series it is" in text
+    foreign = write_rtstruct(tmp_path / "foreign.dcm", contour, generate_uid(), generate_uid())
+    assert "another frame of reference" in sentence(ct, foreign)
+
+
+def test_only_ct_image_storage_is_a_ct_and_the_rest_is_named_when_asked_for(ct, mask, tmp_path):
+    """A dose page that calls itself CT, an overview, and a structure set in the CT's folder."""
+    uid = pydicom.dcmread(next(ct.iterdir())).SeriesInstanceUID
+    page, overview = generate_uid(), generate_uid()
+    write_series(tmp_path / "page", some_hu()[:1], uid=page, SeriesDescription="Exam Summary")
+    rewrite(tmp_path / "page", SOPClassUID=SecondaryCaptureImageStorage)
+    write_series(tmp_path / "overview", some_hu()[:2], uid=overview, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for folder in ("page", "overview"):
+        for path in (tmp_path / folder).iterdir():
+            path.rename(ct / f"{folder}-{path.name}")
+    write_rtstruct(ct / "rs.dcm", {"GTV": box_contours(affine())}, uid)
+    structures = pydicom.dcmread(ct / "rs.dcm").SeriesInstanceUID
+    assert np.array_equal(read_case(ct, mask).hu, some_hu())
+    for asked, words in [(page, "Secondary Capture Image Storage"), (overview, "a localizer"),
+                         (structures, "of modality RTSTRUCT")]:  # fmt: skip
+        text = sentence(ct, mask, series_uid=asked)
+        assert asked in text and words in text and "not a CT" in text and f"{uid} (12 slices" in text
+    assert "'Exam Summary'" in sentence(ct, mask, series_uid=page)
+    assert "a localizer" in sentence(next(ct.glob("overview*")), mask)
+    for path in ct.glob("*"):
+        if not path.name.startswith("page"):
+            path.unlink()
+    text = sentence(ct, mask)
+    assert "holds no DICOM CT slices" in text and "Secondary Capture" in text and "'Exam Summary'" in text
+
+
+def test_a_folder_of_patients_counts_no_secondary_capture(ct, tmp_path):
+    from training_cli.cohort.prepare import find_dicom_cases
+
+    write_series(tmp_path / "page", some_hu()[:1])
+    rewrite(tmp_path / "page", SOPClassUID=SecondaryCaptureImageStorage)
+    write_rtstruct(tmp_path / "rs.dcm", {"GTV": box_contours(affine())}, frame=None)  # names no series
+    (case,), problems = find_dicom_cases(tmp_path, None)
+    assert not problems and case.image_path == ct

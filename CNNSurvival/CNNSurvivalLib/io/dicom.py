@@ -123,16 +123,18 @@ def reference_warning(kind: str, path: Path, series: Sequence[str], frames: Sequ
     """() where the mask refers to this CT (or the CT is no DICOM), else a warning; raises where it cannot be right."""
     frames = [one_line(uid) for uid in frames if uid]
     series = [one_line(uid) for uid in series]
-    if ct.series_uid is None or ct.series_uid in series:
+    if ct.series_uid in series or (ct.series_uid is None and ct.frame_uid is None):
         return ()
     if frames and ct.frame_uid and ct.frame_uid not in frames:
-        other = f" and to another series ({series[0]}, not {ct.series_uid})" if series else ""
+        other = f" and to another series ({series[0]}, not {ct.series_uid or 'one without UID'})" if series else ""
         raise CNNSurvivalError(
             f"The {kind} {path} refers to another frame of reference{other} than the CT, so its places mean nothing "
             "there; give the CT it was drawn on."
         )
     if not any(series):
         return (f"The {kind} does not say on which series it was drawn; check that it belongs to this CT.",)
+    if ct.series_uid is None:
+        return (f"The CT does not say which series it is; check that the {kind} belongs to it.",)
     shared = " in the same frame of reference" if frames and ct.frame_uid else ""
     return (
         f"The {kind} was drawn on another series{shared} ({series[0]}); check that contour and CT show the same place.",
