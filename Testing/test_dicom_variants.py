@@ -215,3 +215,49 @@ def test_a_folder_of_patients_counts_no_secondary_capture(ct, tmp_path):
     write_rtstruct(tmp_path / "rs.dcm", {"GTV": box_contours(affine())}, frame=None)  # names no series
     (case,), problems = find_dicom_cases(tmp_path, None)
     assert not problems and case.image_path == ct
+
+
+# --- Names of segments ----------------------------------------------------------------------------------------------
+
+
+def test_ten_segments_of_one_name_are_told_apart_by_number_and_tracking_id(ct, tmp_path):
+    masks = {f"Nodule {n}": np.roll(box_mask(), n, axis=2) for n in range(10)}
+    path = write_seg(tmp_path / "seg.dcm", ct, masks)
+    ds = pydicom.dcmread(path)
+    for number, item in enumerate(ds.SegmentSequence, 1):
+        item.SegmentLabel, item.TrackingID, item.TrackingUID = "Nodule", f"lesion-{number}", generate_uid()
+    ds.save_as(path)
+    text = sentence(ct, path)
+    assert "10 segments" in text and "1: 'Nodule' (lesion-1)" in text and "10: 'Nodule' (lesion-10)" in text
+    text = sentence(ct, path, "nodule")
+    assert "give its number instead" in text and "7: 'Nodule' (lesion-7)" in text and "rename" not in text
+    for asked in ("7", "lesion-7", "Lesion-7 "):
+        case = read_case(ct, path, asked)
+        assert np.array_equal(case.mask, masks["Nodule 6"]) and case.segment_name == "Nodule"
+
+
+def test_the_background_of_a_labelmap_is_no_segment(ct, tmp_path):
+    path = write_seg(tmp_path / "seg.dcm", ct, {"Tumour": box_mask()}, kind="LABELMAP")
+    ds = pydicom.dcmread(path)
+    for number in (0, 5):
+        item = pydicom.Dataset()
+        item.update(ds.SegmentSequence[0])
+        kind = pydicom.Dataset()
+        kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning = "125040", "DCM", "Background"
+        item.SegmentNumber, item.SegmentLabel, item.SegmentedPropertyTypeCodeSequence = number, "Background", [kind]
+        ds.SegmentSequence.append(item)
+    ds.save_as(path)
+    assert np.array_equal(read_case(ct, path).mask, box_mask())
+    assert "it has 'Tumour'" in sentence(ct, path, "Background")
+
+
+def test_segments_of_slicer_with_one_name_and_label_are_told_apart_by_id(ct, tmp_path):
+    layers = np.stack([box_mask(), np.roll(box_mask(), 3, axis=2)], axis=-1)
+    header = {}
+    for n in range(2):
+        header |= {f"Segment{n}_ID": f"Segment_{n + 4}", f"Segment{n}_Name": "GTV", f"Segment{n}_LabelValue": 1,
+                   f"Segment{n}_Layer": n}  # fmt: skip
+    path = write_image(tmp_path / "two.seg.nrrd", layers, vector=True, **header)
+    text = sentence(ct, path, "GTV")
+    assert "give its id instead" in text and "1: 'GTV' (Segment_4), 1: 'GTV' (Segment_5)" in text
+    assert np.array_equal(read_case(ct, path, "Segment_5").mask, layers[..., 1])

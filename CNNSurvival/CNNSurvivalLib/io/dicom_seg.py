@@ -14,6 +14,9 @@ from .grid import MAX_VOXELS, OFF_PLACE, Volume, plane_normal
 from .quiet import reading
 from .segments import MAX_SEGMENTS, choose, too_many_segments
 
+# The code of a LABELMAP's background
+BACKGROUND = ("125040", "DCM")
+
 
 def read_seg(path: Path, segment: str | None, ct: Volume) -> tuple[Volume, str]:
     """(mask, name of the segment) on the SEG's own grid."""
@@ -22,12 +25,13 @@ def read_seg(path: Path, segment: str | None, ct: Volume) -> tuple[Volume, str]:
         if len(header.SegmentSequence) > MAX_SEGMENTS:
             raise too_many_segments(path)
         seg = import_highdicom().seg.Segmentation.from_dataset(_little_endian(read_dataset(path)), copy=False)
-        numbers = [int(number) for number in seg.segment_numbers]
-        labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in seg.SegmentSequence}
-        names = [labels[number] for number in numbers]
+        segments = [item for item in seg.SegmentSequence if not _is_background(item)]
+        numbers = [int(item.SegmentNumber) for item in segments]
+        names = [str(item.SegmentLabel) for item in segments]
+        ids = [str(item.get("TrackingID") or "") for item in segments]
         series = [str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", [])]
         frame_uid = str(seg.get("FrameOfReferenceUID", "") or "")
-    chosen = choose(path, "segment", names, numbers, segment)
+    chosen = choose(path, "segment", names, numbers, segment, ids)
     notes = reference_warning("SEG", path, series, [frame_uid], ct)
     with reading("mask", path):
         with decoding("mask", path):
@@ -36,6 +40,13 @@ def read_seg(path: Path, segment: str | None, ct: Volume) -> tuple[Volume, str]:
             return Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)), names[chosen]
         array, matrix = _stack_frames(frames)
     return Volume(array, matrix, notes), names[chosen]
+
+
+def _is_background(item) -> bool:
+    """Whether an item of the SegmentSequence is what a LABELMAP says of its background: no segment."""
+    kinds = item.get("SegmentedPropertyTypeCodeSequence") or []
+    background = any((kind.get("CodeValue"), kind.get("CodingSchemeDesignator")) == BACKGROUND for kind in kinds)
+    return int(item.SegmentNumber) == 0 or background
 
 
 def _little_endian(dataset):
