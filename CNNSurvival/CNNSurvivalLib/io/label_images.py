@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CNNSurvivalError
 from .grid import Volume
-from .images import geometry_of, read_image, squeezed
+from .images import geometry_of, nifti_warning, read_image, squeezed
 from .quiet import reading
 from .segments import choose
 from .texts import one_line
@@ -34,6 +34,7 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
         return Volume((layers[layer] == label).view(np.uint8), geometry_of(image)), name
     image = squeezed("mask", path, image)
     array, notes = _integers(path, sitk.GetArrayViewFromImage(image))  # of use while the image is there
+    notes += nifti_warning("mask", path, image)
     # Most of a mask is 0, and a plane is quickly told to be; unique() of whole planes takes as long as reading them.
     values = sorted(set().union(*(np.unique(plane[plane != 0]).tolist() for plane in array)))
     if not values:
