@@ -1,6 +1,7 @@
 """CT and mask from files: what is read is what was drawn, and each mistake gets its sentence."""
 
 import itertools
+import struct
 
 import numpy as np
 import pydicom
@@ -498,10 +499,44 @@ def test_a_mask_on_another_grid(tmp_path):
     )
     assert np.array_equal(case.mask, box_mask())
     assert "grid (96 x 80 x 24 voxels) is not the CT's (48 x 40 x 12)" in only(case.warnings)
+    assert "spacing 0.625 x 0.75 x 1.5 mm instead of 1.25 x 1.5 x 3 mm" in only(case.warnings)
     partly = read_case(image, write_image(tmp_path / "part.nrrd", box_mask(), affine(origin=(-30, -20, 82))))
     assert any("40% of the mask lies outside the CT" in text for text in partly.warnings)
     far = write_image(tmp_path / "far.nrrd", box_mask(), affine(origin=(-30, -20, 700)))
     assert "lies entirely outside the CT" in sentence(image, far)
+
+
+@pytest.mark.parametrize(
+    "matrix, words",
+    [
+        (affine((1.25, 1.5, 3.05)), "spacing 1.25 x 1.5 x 3.05 mm instead of 1.25 x 1.5 x 3 mm"),
+        (affine(origin=(-30.2, -20.0, 100.5)), "origin 0.539 mm away (-0.2, 0, 0.5 mm in L, P, S)"),
+        (affine(rotation=turned(2)), "axes turned by up to 2 degrees"),
+    ],
+)
+def test_a_grid_that_differs_says_what_differs_and_by_how_much(tmp_path, matrix, words):
+    image = write_image(tmp_path / "ct.nrrd", some_hu())
+    text = " ".join(read_case(image, write_image(tmp_path / "mask.nrrd", box_mask(), matrix)).warnings)
+    assert f"grid (48 x 40 x 12 voxels) is not the CT's (48 x 40 x 12): {words}; the mask was resampled" in text
+
+
+def test_a_nifti_with_two_places_says_which_was_taken(tmp_path):
+    """qform and sform differ by 7.5 mm in x; which one ITK takes depends on the codes."""
+    matrix = affine(rotation=turned(20, 2))
+    image = write_image(tmp_path / "ct.nii", some_hu(), matrix)
+    mask = write_image(tmp_path / "mask.nii", box_mask(), matrix)
+    assert read_case(image, mask).warnings == ()
+    for codes in ((1, 1), (1, 2), (2, 1)):
+        for path, what in ((image, "CT"), (mask, "mask")):
+            content = bytearray(path.read_bytes())
+            before = bytes(content)
+            struct.pack_into("<hh", content, 252, *codes)
+            struct.pack_into("<f", content, 292, struct.unpack_from("<f", content, 292)[0] - 7.5)
+            path.write_bytes(content)
+            form = "qform" if np.allclose(sitk.ReadImage(str(path)).GetOrigin()[0], matrix[0, 3]) else "sform"
+            text = only([text for text in read_case(image, mask).warnings if "qform" in text])
+            assert f"The {what} " in text and "up to 7.5 mm apart" in text and f"the {form} was taken" in text
+            path.write_bytes(before)
 
 
 # --- DICOM SEG ----------------------------------------------------------------------------------------------

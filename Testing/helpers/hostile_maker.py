@@ -249,7 +249,7 @@ class Tally(NamedTuple):
 
 
 def environment() -> dict:
-    path = os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT), str(ROOT / "Testing")])
+    path = os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT), str(ROOT / "Testing" / "helpers")])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

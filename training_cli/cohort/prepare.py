@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 from tqdm import tqdm
 
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.io.case import Case
+from CNNSurvivalLib.io.dicom import read_dataset
+from CNNSurvivalLib.io.dicom_ct import HEADER, is_ct_slice
 from CNNSurvivalLib.io.manifest import manifest_cases
 from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.io.tables import Table
@@ -124,11 +125,11 @@ def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[Case], list[
     series, contours = {}, []
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         with contextlib.suppress(Exception):  # whatever is no DICOM file is not ours
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[
-                "Modality", "PatientID", "SeriesInstanceUID", "ReferencedFrameOfReferenceSequence",
-                "ReferencedSeriesSequence", *REFERENCES.values(),
+            header = read_dataset(path, stop_before_pixels=True, specific_tags=[
+                *HEADER, "PatientID", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence",
+                *REFERENCES.values(),
             ])  # fmt: skip
-            if header.Modality == "CT":
+            if is_ct_slice(path, header):
                 series.setdefault((str(header.PatientID), str(header.SeriesInstanceUID)), path.parent)
             elif header.Modality in REFERENCES:
                 contours.append((str(header.PatientID), path, _referenced_series(header)))
@@ -183,7 +184,7 @@ def _choose_segment(path: Path, pattern: str) -> str | None:
         files = [path]
     for file in files:
         with contextlib.suppress(Exception):
-            header = pydicom.dcmread(file, stop_before_pixels=True)
+            header = read_dataset(file, stop_before_pixels=True)
             items = getattr(header, REFERENCES[header.Modality])
             for item in items:
                 name = str(getattr(item, "ROIName", None) or getattr(item, "SegmentLabel", ""))

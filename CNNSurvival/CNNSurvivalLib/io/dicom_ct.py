@@ -10,16 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import CNNSurvivalError, UsageError
-from .dicom import check_lengths, import_highdicom
+from .dicom import check_lengths, decoding, import_highdicom, read_dataset
 from .grid import OFF_PLACE, Volume, plane_normal
 from .quiet import reading
 from .texts import name_list, one_line
 
 # DICOM objects that are no images to predict from, and may lie beside them.
 NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "PR", "SR", "KO", "REG", "FID", "RWV", "DOC"}
+# CT Image Storage, and its enhanced and legacy enhanced kinds
+CT_CLASSES = {f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2")}
 HEADER = [
-    "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID", "Modality", "ImageType",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID", "Modality",
+    "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames",
 ]  # fmt: skip
 # Where slices are missing, a series is filled up to at most so many times its number.
@@ -33,20 +35,25 @@ def read_series_in_folder(folder: Path, series_uid: str | None) -> Volume:
 
 def read_series_of_file(path: Path, series_uid: str | None) -> Volume:
     """A file stands for its series: that of the same folder, or the one it holds (enhanced CT)."""
-    import pydicom
-
     with reading("CT", path):
-        header = pydicom.dcmread(path, specific_tags=HEADER, stop_before_pixels=True)
+        header = read_dataset(path, specific_tags=HEADER, stop_before_pixels=True)
     if str(header.get("Modality")) in NOT_IMAGES:
         raise CNNSurvivalError(f"The file {path} is a DICOM {header.Modality}, not a CT; give the CT's folder.")
     uid = series_uid or str(header.get("SeriesInstanceUID", ""))
     return _read_series(path.parent, _headers(path.parent), uid)
 
 
+def is_ct_slice(path: Path, dataset) -> bool:
+    """Whether a DICOM file, read with the tags of HEADER, is a slice of a CT (or a multi-frame CT)."""
+    header = _header(path, dataset)
+    return header.modality == "CT" and not header.unfit
+
+
 class _Header(NamedTuple):
     """One DICOM image file. spacing: mm between columns, between rows. frames > 1: an enhanced, multi-frame image."""
 
     path: Path
+    sop_class: str
     uid: str
     series_uid: str
     description: str
@@ -62,25 +69,37 @@ class _Header(NamedTuple):
     frames: int
 
     @property
-    def is_slice(self) -> bool:
-        placed = self.position is not None and self.orientation is not None and self.spacing is not None
-        return self.samples == 1 and not self.localizer and (placed or self.frames > 1)
+    def unfit(self) -> str:
+        """What the file is, where it is no slice to predict from; else ""."""
+        from pydicom.uid import UID
+
+        kind = one_line(UID(self.sop_class).name)
+        if self.modality in NOT_IMAGES:
+            return f"of modality {self.modality}"
+        if self.localizer:
+            return "a localizer"
+        if "Secondary Capture" in kind or (self.modality == "CT" and self.sop_class not in {"", *CT_CLASSES}):
+            return f"of the kind '{kind}'"
+        if 0 in self.size:
+            return "not an image"
+        if self.samples != 1:
+            return "a colour image"
+        if self.frames == 1 and (self.position is None or self.orientation is None or self.spacing is None):
+            return "an image without position, orientation or pixel spacing"
+        return ""
 
 
 def _headers(folder: Path) -> list[_Header]:
-    """The DICOM images in the folder and below; other files, and DICOM files that are no images, are passed over."""
-    import pydicom
-
+    """The DICOM files in the folder and below; others are passed over."""
     found = {}
     with reading("CT", folder):
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             try:
-                dataset = pydicom.dcmread(path, specific_tags=HEADER, stop_before_pixels=True)
+                dataset = read_dataset(path, specific_tags=HEADER, stop_before_pixels=True)
                 header = _header(path, dataset)
             except Exception:  # not DICOM, or broken: a missing slice shows by its place
                 continue
-            if header.series_uid and header.size != (0, 0) and header.modality not in NOT_IMAGES:
-                found.setdefault(header.uid, header)  # a copy of a file is not another slice
+            found.setdefault(header.uid, header)  # a copy of a file is not another slice
     return list(found.values())
 
 
@@ -93,8 +112,9 @@ def _header(path: Path, dataset) -> _Header:
     spacing = numbers("PixelSpacing", 2)
     return _Header(
         path=path,
+        sop_class=one_line(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""),
         uid=str(dataset.get("SOPInstanceUID") or path),
-        series_uid=one_line(dataset.get("SeriesInstanceUID", "")),
+        series_uid=one_line(dataset.get("SeriesInstanceUID", "") or ""),
         description=one_line(dataset.get("SeriesDescription", "") or ""),
         frame_uid=one_line(dataset.get("FrameOfReferenceUID", "") or ""),
         modality=one_line(dataset.get("Modality", ""), 16),
@@ -111,10 +131,10 @@ def _header(path: Path, dataset) -> _Header:
 
 def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | None) -> Volume:
     series: dict = {}
+    unfit: dict = {}
     for header in headers:
-        if header.is_slice:
-            series.setdefault(header.series_uid, []).append(header)
-    chosen = _choose_series(folder, series, series_uid)
+        (unfit if header.unfit else series).setdefault(header.series_uid, []).append(header)
+    chosen = _choose_series(folder, series, unfit, series_uid)
     modality = chosen[0].modality
     notes = [] if modality == "CT" else [
         f"The series is of modality {modality or 'unknown'}, not CT; the model was trained on Hounsfield units, so the "
@@ -124,21 +144,23 @@ def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | Non
         array, ijk_to_lps, more = _read_multiframe(chosen, folder)
     else:
         array, ijk_to_lps, more = _read_slices(chosen, folder)
-    return Volume(array, ijk_to_lps, (*notes, *more), chosen[0].series_uid, chosen[0].frame_uid or None)
+    return Volume(array, ijk_to_lps, (*notes, *more), chosen[0].series_uid or None, chosen[0].frame_uid or None)
 
 
-def _choose_series(folder: Path, series: dict, series_uid: str | None) -> list[_Header]:
+def _choose_series(folder: Path, series: dict, unfit: dict, series_uid: str | None) -> list[_Header]:
+    if series_uid and series_uid in series:
+        return series[series_uid]
+    if series_uid and series_uid in unfit:
+        held = f"; the CT series of the folder are {_list_series(series)}" if series else "; give the CT's folder"
+        raise UsageError(f"The series {_described(series_uid, unfit[series_uid])} in {folder} is not a CT{held}.")
     if not series:
+        held = f" What it holds: {_list_series(unfit)}." if unfit else ""
         raise CNNSurvivalError(
             f"The folder {folder} holds no DICOM CT slices; give the folder with the CT series, or a NRRD, NIfTI or "
-            "MetaImage file."
+            f"MetaImage file.{held}"
         )
     if series_uid:
-        if series_uid not in series:
-            raise UsageError(
-                f"The folder {folder} holds no series {series_uid}; it holds {_list_series(series)}."
-            )
-        return series[series_uid]
+        raise UsageError(f"The folder {folder} holds no series {series_uid}; it holds {_list_series(series)}.")
     candidates = {uid: s for uid, s in series.items() if s[0].modality == "CT"} or series
     if len(candidates) > 1:
         raise UsageError(
@@ -149,12 +171,16 @@ def _choose_series(folder: Path, series: dict, series_uid: str | None) -> list[_
 
 
 def _list_series(series: dict) -> str:
-    parts = []
-    for uid, headers in sorted(series.items(), key=lambda item: -len(item[1])):
-        count = sum(header.frames for header in headers)
-        about = f", '{headers[0].description}'" if headers[0].description else ""
-        parts.append(f"{uid} ({count} {'slice' if count == 1 else 'slices'}{about})")
-    return name_list(parts, "; ")
+    ordered = sorted(series.items(), key=lambda item: -len(item[1]))
+    return name_list([_described(uid, headers) for uid, headers in ordered], "; ")
+
+
+def _described(uid: str, headers: Sequence[_Header]) -> str:
+    """1.2.3 (12 slices, 'Chest'), or what the series is where it has no slices."""
+    count = sum(header.frames for header in headers)
+    what = headers[0].unfit or f"{count} {'slice' if count == 1 else 'slices'}"
+    about = f", '{headers[0].description}'" if headers[0].description else ""
+    return f"{uid or 'a series without UID'} ({what}{about})"
 
 
 def _read_multiframe(headers: Sequence[_Header], folder: Path):
@@ -164,7 +190,7 @@ def _read_multiframe(headers: Sequence[_Header], folder: Path):
             f"The series in {folder} consists of {len(headers)} multi-frame files; give a folder with only the one "
             "that holds the CT."
         )
-    with reading("CT", headers[0].path):
+    with reading("CT", headers[0].path), decoding("CT", headers[0].path):
         volume = import_highdicom().imread(headers[0].path).get_volume(
             dtype=np.float32, apply_modality_transform=True, apply_voi_transform=False, allow_missing_positions=False
         )
@@ -284,7 +310,8 @@ def _pixels(headers: Sequence[_Header]) -> np.ndarray:
     for header in headers:
         with reading("CT slice", header.path):
             check_lengths(header.path)
-            plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
+            with decoding("CT slice", header.path):
+                plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
             planes.append(_compact(plane.reshape(header.size[::-1])))
     return np.stack(planes)
 

@@ -3,39 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .dicom import import_highdicom, reference_warning
+from .dicom import BIG_ENDIAN, decoding, import_highdicom, read_dataset, reference_warning
 from .grid import MAX_VOXELS, OFF_PLACE, Volume, plane_normal
 from .quiet import reading
 from .segments import MAX_SEGMENTS, choose, too_many_segments
 
+# The code of a LABELMAP's background
+BACKGROUND = ("125040", "DCM")
+
 
 def read_seg(path: Path, segment: str | None, ct: Volume) -> tuple[Volume, str]:
     """(mask, name of the segment) on the SEG's own grid."""
-    import pydicom
-
     with reading("mask", path):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SegmentSequence"])
+        header = read_dataset(path, stop_before_pixels=True, specific_tags=["SegmentSequence"])
         if len(header.SegmentSequence) > MAX_SEGMENTS:
             raise too_many_segments(path)
-        seg = import_highdicom().seg.segread(path)
-        numbers = [int(number) for number in seg.segment_numbers]
-        labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in seg.SegmentSequence}
-        names = [labels[number] for number in numbers]
+        seg = import_highdicom().seg.Segmentation.from_dataset(_little_endian(read_dataset(path)), copy=False)
+        segments = [item for item in seg.SegmentSequence if not _is_background(item)]
+        numbers = [int(item.SegmentNumber) for item in segments]
+        names = [str(item.SegmentLabel) for item in segments]
+        ids = [str(item.get("TrackingID") or "") for item in segments]
         series = [str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", [])]
         frame_uid = str(seg.get("FrameOfReferenceUID", "") or "")
-    chosen = choose(path, "segment", names, numbers, segment)
+    chosen = choose(path, "segment", names, numbers, segment, ids)
     notes = reference_warning("SEG", path, series, [frame_uid], ct)
     with reading("mask", path):
-        frames = _seg_frames(seg, numbers[chosen])
+        with decoding("mask", path):
+            frames = _seg_frames(seg, numbers[chosen])
         if not frames:
             return Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)), names[chosen]
         array, matrix = _stack_frames(frames)
     return Volume(array, matrix, notes), names[chosen]
+
+
+def _is_background(item) -> bool:
+    """Whether an item of the SegmentSequence is what a LABELMAP says of its background: no segment."""
+    kinds = item.get("SegmentedPropertyTypeCodeSequence") or []
+    background = any((kind.get("CodeValue"), kind.get("CodingSchemeDesignator")) == BACKGROUND for kind in kinds)
+    return int(item.SegmentNumber) == 0 or background
+
+
+def _little_endian(dataset):
+    """The dataset; one in big endian, which highdicom does not take, written anew in little endian."""
+    from pydicom import dcmread, dcmwrite
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    if dataset.file_meta.TransferSyntaxUID != BIG_ENDIAN:
+        return dataset
+    for _ in dataset.iterall():  # what was not decoded yet would be written as it was read
+        pass
+    if dataset["PixelData"].VR == "OW":  # words of two bytes, whatever a pixel has
+        dataset.PixelData = np.frombuffer(dataset.PixelData, ">u2").astype("<u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    written = BytesIO()
+    dcmwrite(written, dataset, little_endian=True, implicit_vr=False, force_encoding=True)
+    written.seek(0)
+    return dcmread(written)
 
 
 class _Frame(NamedTuple):

@@ -70,12 +70,33 @@ def onto_grid(path: Path, volume: Volume, ct: Volume) -> tuple[np.ndarray, tuple
     if not _is_part_of(volume, ct):
         notes += (
             f"The mask's grid ({size_text(volume.array.shape[::-1])} voxels) is not the CT's "
-            f"({size_text(ct.array.shape[::-1])}); the mask was resampled by nearest neighbour.",
+            f"({size_text(ct.array.shape[::-1])}): {_difference(volume, ct)}; the mask was resampled by nearest "
+            "neighbour.",
         )
     lost = _part_outside(volume, ct)
     if lost > 0.001:
         notes += (f"{lost:.0%} of the mask lies outside the CT and was left out.",)
     return array, notes
+
+
+def _difference(volume: Volume, ct: Volume) -> str:
+    """What sets the mask's grid apart from the CT's, besides its size, and by how much."""
+    parts = []
+    lengths = [np.linalg.norm(each.ijk_to_lps[:3, :3], axis=0) for each in (volume, ct)]
+    if not np.allclose(*lengths, rtol=1e-4):
+        spacings = [size_text(f"{value:.5g}" for value in each) for each in lengths]
+        parts.append(f"spacing {spacings[0]} mm instead of {spacings[1]} mm")
+    axes = [each.ijk_to_lps[:3, :3] / length for each, length in zip((volume, ct), lengths)]
+    angle = float(np.degrees(np.arccos(np.clip(np.sum(axes[0] * axes[1], axis=0), -1, 1)).max()))
+    if angle > 0.02:
+        parts.append(f"axes turned by up to {angle:.3g} degrees")
+    shift = volume.ijk_to_lps[:3, 3] - ct.ijk_to_lps[:3, 3]
+    if np.abs(shift / lengths[1]).max() > SAME_GRID_VOXELS:
+        each = ", ".join(f"{value:.3g}" for value in shift)
+        parts.append(f"origin {np.linalg.norm(shift):.3g} mm away ({each} mm in L, P, S)")
+    if not parts:
+        parts.append(f"its corners lie up to {_corner_distance(volume, ct):.2g} voxels away")
+    return ", ".join(parts)
 
 
 def _corner_distance(volume: Volume, ct: Volume) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CNNSurvivalError
-from .grid import MAX_VOXELS, Volume
+from .grid import LPS_TO_RAS, MAX_VOXELS, SAME_GRID_VOXELS, Volume
 from .quiet import reading
 from .segments import too_many_segments
 from .texts import size_text
@@ -27,7 +27,7 @@ MAX_NRRD_LINES = 20_000
 def read_ct_image(path: Path) -> Volume:
     """A CT from an image file."""
     image = squeezed("CT", path, read_image("CT", path))
-    return Volume(np.asarray(ImageArray(image)), geometry_of(image))
+    return Volume(np.asarray(ImageArray(image)), geometry_of(image), nifti_warning("CT", path, image))
 
 
 class ImageArray:
@@ -136,4 +136,48 @@ def geometry_of(image) -> np.ndarray:
     direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
     matrix[:3, :3] = direction * np.array(image.GetSpacing())[:3]
     matrix[:3, 3] = np.array(image.GetOrigin())[:3]
+    return matrix
+
+
+def nifti_warning(what: str, path: Path, image) -> tuple[str, ...]:
+    """A sentence where a NIfTI file gives two places, qform and sform, that differ: which one ITK took."""
+    try:
+        codes = [int(image.GetMetaData(f"{form}_code")) for form in ("qform", "sform")]
+        forms = {"qform": _qform(image), "sform": _sform(image)}
+    except (RuntimeError, ValueError):  # no NIfTI, or none that gives both
+        return ()
+    if min(codes) <= 0:
+        return ()
+    size = np.array(image.GetSize()[:3]) - 1
+    corners = np.array(np.meshgrid(*[[0, n] for n in size], [1], indexing="ij")).reshape(4, -1)
+    places = {form: (LPS_TO_RAS @ matrix @ corners)[:3] for form, matrix in forms.items()}
+    apart = float(np.linalg.norm(places["qform"] - places["sform"], axis=0).max())
+    if not apart > SAME_GRID_VOXELS * min(image.GetSpacing()[:3]):
+        return ()
+    taken = (geometry_of(image) @ corners)[:3]
+    nearest = min(forms, key=lambda form: np.abs(places[form] - taken).max())
+    return (
+        f"The {what} {path} gives two places, qform and sform, up to {apart:.3g} mm apart; the {nearest} was taken, so "
+        "check that contour and CT show the same place.",
+    )
+
+
+def _sform(image) -> np.ndarray:
+    return np.array([*([float(v) for v in image.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"), [0, 0, 0, 1]])
+
+
+def _qform(image) -> np.ndarray:
+    """4 x 4, (i, j, k, 1) to RAS mm, from a NIfTI header's quaternion."""
+    b, c, d = (float(image.GetMetaData(f"quatern_{part}")) for part in "bcd")
+    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+    ]
+    spacing = [float(image.GetMetaData(f"pixdim[{n}]")) for n in (1, 2, 3)]
+    mirrored = -1 if float(image.GetMetaData("pixdim[0]")) < 0 else 1
+    matrix[:3, :3] *= spacing[0], spacing[1], mirrored * spacing[2]
+    matrix[:3, 3] = [float(image.GetMetaData(f"qoffset_{axis}")) for axis in "xyz"]
     return matrix

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CNNSurvivalError
 from .grid import Volume
-from .images import geometry_of, read_image, squeezed
+from .images import geometry_of, nifti_warning, read_image, squeezed
 from .quiet import reading
 from .segments import choose
 from .texts import one_line
@@ -24,9 +24,9 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
         segments = _slicer_segments(image)
     if segments:
         layers = _layers(path, image)
-        names, labels = [s[0] for s in segments], [s[1] for s in segments]
-        chosen = choose(path, "segment", names, labels, segment)
-        name, label, layer = segments[chosen]
+        names, labels, ids = ([s[part] for s in segments] for part in (0, 1, 3))
+        chosen = choose(path, "segment", names, labels, segment, ids)
+        name, label, layer, _ = segments[chosen]
         if not 0 <= layer < len(layers):
             raise CNNSurvivalError(
                 f"The mask {path} lacks the layer of segment '{one_line(name)}'; save it again in Slicer."
@@ -34,6 +34,7 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
         return Volume((layers[layer] == label).view(np.uint8), geometry_of(image)), name
     image = squeezed("mask", path, image)
     array, notes = _integers(path, sitk.GetArrayViewFromImage(image))  # of use while the image is there
+    notes += nifti_warning("mask", path, image)
     # Most of a mask is 0, and a plane is quickly told to be; unique() of whole planes takes as long as reading them.
     values = sorted(set().union(*(np.unique(plane[plane != 0]).tolist() for plane in array)))
     if not values:
@@ -42,8 +43,8 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
     return Volume((array == label).view(np.uint8), geometry_of(image), notes), str(label)
 
 
-def _slicer_segments(image) -> list[tuple[str, int, int]]:
-    """(name, label, layer) of the segments that a .seg.nrrd's header tells of.
+def _slicer_segments(image) -> list[tuple[str, int, int, str]]:
+    """(name, label, layer, id) of the segments that a .seg.nrrd's header tells of.
 
     Slicer before 4.11 wrote no labels and layers: each segment had a layer of its own, of 0 and 1.
     """
@@ -56,9 +57,10 @@ def _slicer_segments(image) -> list[tuple[str, int, int]]:
 
         old = prefix + "Layer" not in keys
         name = value("Name", None) or value("ID", "")
-        segments.append((name, int(value("LabelValue", 1)), len(segments) if old else int(value("Layer", 0))))
-    if all(layer == k for k, (_, _, layer) in enumerate(segments)) and not _is_layered(image):
-        segments = [(name, label, 0) for name, label, _ in segments]
+        layer = len(segments) if old else int(value("Layer", 0))
+        segments.append((name, int(value("LabelValue", 1)), layer, value("ID", "")))
+    if all(segment[2] == k for k, segment in enumerate(segments)) and not _is_layered(image):
+        segments = [(name, label, 0, own_id) for name, label, _, own_id in segments]
     return segments
 
 

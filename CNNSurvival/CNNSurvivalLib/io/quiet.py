@@ -12,6 +12,9 @@ from pathlib import Path
 
 from ..errors import CNNSurvivalError
 
+# SimpleITK raises RuntimeError for everything; of those for want of memory, this is ITK's and the C++ library's text.
+ITK_WITHOUT_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+
 
 @contextmanager
 def reading(what: str, path: Path) -> Iterator[None]:
@@ -30,7 +33,7 @@ def reading(what: str, path: Path) -> Iterator[None]:
     except (CNNSurvivalError, MemoryError):
         raise
     except Exception as error:
-        if "allocat" in str(error):  # what ITK says where there is no memory
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in ITK_WITHOUT_MEMORY):
             raise MemoryError from error
         raise CNNSurvivalError(
             f"The {what} {path} cannot be read: it is damaged, incomplete, or of a kind unknown here; give NRRD, "

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import CNNSurvivalError
 from .contours import rasterise
-from .dicom import reference_warning
+from .dicom import read_dataset, reference_warning
 from .grid import Mask, Volume
 from .quiet import reading
 from .segments import choose
@@ -21,10 +21,8 @@ MAX_PLACE_MM = 1e4
 
 def read_rtstruct(path: Path, segment: str | None, ct: Volume) -> Mask:
     """The mask of one structure, drawn on the CT's grid."""
-    import pydicom
-
     with reading("mask", path):
-        dataset = pydicom.dcmread(path)
+        dataset = read_dataset(path)
         found = structures(dataset)
         series, frames = _rtstruct_references(dataset)
     names, numbers = [name for name, _ in found], [number for _, number in found]
