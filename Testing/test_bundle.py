@@ -187,3 +187,164 @@ def test_shipped_bundles_load_and_pass_their_own_test():
         assert error is None, f"{path}: {error}"
         images, expected = bundle.self_test
         np.testing.assert_allclose(create_engine("numpy", bundle).hazards(images), expected, rtol=0, atol=1e-5)
+
+
+# --- The limits of each field -----------------------------------------------------------------------------------------
+
+
+def edited(info, path, value):
+    """A copy of the info with one field set."""
+    info = json.loads(json.dumps(info))
+    *parents, last = path.split(".")
+    at = info
+    for key in parents:
+        at = at[key]
+    at[last] = value
+    return info
+
+
+def accepts(path, value):
+    """Whether the field's own check takes the value."""
+    check, _ = bd._SCHEMA[path]
+    return check(value)
+
+
+@pytest.mark.parametrize(
+    "path, least, most, step",
+    [
+        ("preprocessing.pixel_size_mm", 0.05, 20, 0.01),
+        ("preprocessing.slice_step_mm", 0.05, 100, 0.01),
+        ("preprocessing.min_roi_px", 1, 1_000_000, 1),
+        ("aggregation.max_slices", 1, 10_000, 1),
+        ("aggregation.risk_time_days", 1, 1_000_000, 0.5),
+    ],
+)
+def test_numbers_within_their_limits(path, least, most, step):
+    assert accepts(path, least) and accepts(path, most)
+    assert not accepts(path, least - step) and not accepts(path, most + step)
+    for value in (True, "1", [1], float("nan"), float("inf")):
+        assert not accepts(path, value)
+
+
+@pytest.mark.parametrize(
+    "path, good, bad",
+    [
+        ("intervals.edges_days", [[0, 1], [0, 1e6]], [[0], [0, 0], [1, 0], [-1, 5], [0, 1_000_001], "01", [0, True]]),
+        ("preprocessing.hu_window", [[-160, 240], [-1e5, 1e5]], [[-100_001, 0], [0, 100_001], [0, 0], [0, 1, 2], [5]]),
+        ("preprocessing.pixel_size_mm", [None], ["1"]),
+        ("reference_cohort.kaplan_meier.time_days", [[0, 1e6]], [[0, 0], [0, 1_000_001], [0]]),
+        ("reference_cohort.kaplan_meier.survival", [[1, 0], [1, 1]], [[1], [1, 1.01], [1, -0.01], None]),
+        ("reference_cohort.risk_quantiles", [[0, 1], [0.5, 0.5]], [[0.5, 0.4], [0, 1.01], [-0.01, 1], [0.5], {}]),
+        ("self_test.hazards", [[[0.5]], [[0, 1], [1, 0]]], [[], [[]], [[1.01]], [[-0.01]], [0.5]]),
+        ("weights_sha256", ["0" * 64], ["0" * 63, "0" * 65, "G" * 64, None, 5]),
+        ("changes", [[], ["a"]], ["a", [" "], [1], None]),
+        ("cohorts", [], [[], None, ["a"]]),
+        ("metrics", [[]], [None, [None]]),
+    ],
+)
+def test_lists_within_their_limits(path, good, bad):
+    assert all(accepts(path, value) for value in good)
+    assert not any(accepts(path, value) for value in bad)
+
+
+@pytest.mark.parametrize("key", ["name", "use", "sites", "dates", "source", "licence", "exclusions"])
+def test_cohorts_need_their_texts(key):
+    (cohort, *_) = bundle_info()["cohorts"]
+    assert accepts("cohorts", [cohort])
+    assert not accepts("cohorts", [{**cohort, key: " "}]) and not accepts("cohorts", [{**cohort, key: 5}])
+
+
+@pytest.mark.parametrize("key", ["patients", "events", "slices"])
+def test_cohorts_need_their_counts(key):
+    (cohort, *_) = bundle_info()["cohorts"]
+    assert accepts("cohorts", [{**cohort, key: 0}])
+    assert not any(accepts("cohorts", [{**cohort, key: value}]) for value in (-1, 2.5, "3", None))
+
+
+def test_the_parts_must_fit_together(folder):
+    info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    last = info["intervals"]["edges_days"][-1]
+    bd._check_info(edited(info, "aggregation.risk_time_days", last), folder)
+    with pytest.raises(CNNSurvivalError, match="'aggregation.risk_time_days' lies beyond the last interval"):
+        bd._check_info(edited(info, "aggregation.risk_time_days", last + 0.5), folder)
+    hazards = info["self_test"]["hazards"]
+    short = [row[:-1] for row in hazards]
+    for wrong in (hazards[:-1], [*hazards, hazards[0]], short, [*hazards[:-1], short[0]]):
+        with pytest.raises(CNNSurvivalError, match="'self_test.hazards' does not match"):
+            bd._check_info(edited(info, "self_test.hazards", wrong), folder)
+
+
+def test_variances_may_be_zero_but_not_negative_in_any_layer(folder):
+    weights = random_weights()
+    for layer in range(1, 7):
+        name = f"norm{layer}.running_var"
+        with_weights(folder, bd._npz({**weights, name: np.zeros_like(weights[name])}))
+        assert bd.load_bundle(folder).weights[name].max() == 0
+        with_weights(folder, bd._npz({**weights, name: np.full_like(weights[name], -1)}))
+        assert f"'{name}' hold a negative variance" in refused(folder)
+
+
+def test_files_up_to_their_limit_are_read(tmp_path):
+    path = tmp_path / "bundle.json"
+    path.write_bytes(b"x" * 100)
+    assert bd._read_file(path, 100) == b"x" * 100
+    with pytest.raises(CNNSurvivalError, match="its bundle.json is too large"):
+        bd._read_file(path, 99)
+
+
+def test_images_as_text_come_back_and_nothing_else_does():
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 5)).astype(np.uint8)
+    text = bd.encode_images(images)
+    np.testing.assert_array_equal(bd.decode_images(text, 5), images)
+    np.testing.assert_array_equal(bd.decode_images(text, 5, limit=3), images)
+    for size, limit in ((5, 2), (4, 64), (7, 64)):
+        with pytest.raises(ValueError, match="not a whole number of images"):
+            bd.decode_images(text, size, limit=limit)
+    with pytest.raises(ValueError, match="not a whole number of images"):
+        bd.decode_images(bd.encode_images(np.zeros((0, 5, 5), np.uint8)), 5)
+    with pytest.raises(ValueError):
+        bd.decode_images(text + "!", 5)
+    many = np.zeros((65, 5, 5), np.uint8)
+    assert len(bd.decode_images(bd.encode_images(many[:64]), 5)) == 64
+    with pytest.raises(ValueError, match="not a whole number of images"):
+        bd.decode_images(bd.encode_images(many), 5)
+
+
+def test_facts_name_the_training_cohorts_and_the_metrics():
+    (cohort, *_) = bundle_info()["cohorts"]
+    trained = {**cohort, "name": "A", "use": "pretraining", "patients": 7, "events": 3}
+    cohorts = [trained, {**cohort, "name": "B", "use": "test"}]
+    metrics = [
+        {"name": "brier", "cohort": "B", "value": 0.9, "ci_low": 0.1, "ci_high": 0.95},
+        {"name": "concordance", "cohort": "B", "value": 0.684, "ci_low": 0.41, "ci_high": 0.888},
+        {"name": "ipa", "cohort": "B", "value": 0.129, "ci_low": None, "ci_high": 0.3},
+    ]
+    card = {**bundle_info()["card"], "disease": "NSCLC"}
+    info = {**bundle_info(), "cohorts": cohorts, "metrics": metrics, "card": card}
+    facts = bd.Bundle(None, info, {}).facts
+    assert facts == [
+        "Disease: NSCLC",
+        "Trained on: A, 7 patients, 3 deaths",
+        "Concordance: 0.68 (0.41 to 0.89) on B",
+        "IPA: 0.13 on B",
+    ]
+    assert bd.Bundle(None, {**info, "metrics": metrics[:1]}, {}).facts == facts[:2]
+
+
+def test_the_card_is_the_file_or_else_the_texts(tiny_bundle, folder):
+    bundle = bd.load_bundle(folder)
+    assert f"**intended use**: {bundle.info['card']['intended_use']}" in bundle.card_text
+    assert "limitations" not in bundle.card_text  # a list, for the file
+    (folder / "MODEL_CARD.md").write_text("# Card\n" + "x" * 200_000, encoding="utf-8")
+    assert bundle.card_text.startswith("# Card") and len(bundle.card_text) == 200_000
+
+
+def test_a_bundle_cannot_be_changed(tiny_bundle):
+    with pytest.raises(AttributeError):
+        tiny_bundle.info = {}
+
+
+def test_the_models_lie_in_the_wheel_where_there_is_no_module(monkeypatch, tmp_path):
+    (tmp_path / "site" / "CNNSurvivalLib").mkdir(parents=True)
+    monkeypatch.setattr(bd, "__file__", str(tmp_path / "site" / "CNNSurvivalLib" / "bundle.py"))
+    assert bd.shipped_models_folder() == (tmp_path / "site" / "CNNSurvivalLib").resolve() / "Models"

@@ -147,7 +147,7 @@ def test_a_fine_tuned_run_becomes_a_bundle_with_everything_in_it(study, command,
     assert card["limitations"][0].startswith("It is not shown to rank patients better than chance: concordance 0.475 "
                                              "(0.345 to 0.610) at 18 months in Palo Alto")  # fmt: skip
     assert not any("one risk for everybody" in text for text in card["limitations"])
-    assert "8 patients of Stanford" in bundle.reference_label
+    assert "8 patients of Stanford" in bundle.population.reference_label
 
 
 def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tmp_path):
@@ -160,7 +160,7 @@ def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tm
         curves = survival_function(NumpyEngine(run.weights).hazards(store.images[store.rows(patient)]))
         risks.append(1 - float(survival_at(curves.mean(axis=0), run.edges_days, 547.875)))
     assert bundle.info["reference_cohort"]["risk_quantiles"] == pytest.approx(np.percentile(risks, np.arange(101)))
-    days, survival = bundle.kaplan_meier
+    days, survival = bundle.population.kaplan_meier
     assert np.allclose(np.diff(days), 30.4375)
     times, expected = kaplan_meier(store.time, store.event)
     for day, value in zip(days, survival):

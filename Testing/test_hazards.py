@@ -122,3 +122,63 @@ def test_a_step_curve_has_two_corners_a_step():
     assert np.array_equal(corners, [[0, 100, 100, 200], [1, 1, 0.8, 0.8]]), "it goes up to the end that is asked for"
     at = hz.step_survival_at(days, survival, [0, 99.9, 100, 249, 250, 250.1])
     np.testing.assert_array_equal(at, [1, 1, 0.8, 0.8, 0.5, np.nan])
+
+
+# --- By hand, without the reference's files ---------------------------------------------------------------------------
+
+
+def test_targets_by_hand():
+    """Edges 0, 10, 30, 60: deaths in, at and after intervals; censorings before, at and after a midpoint."""
+    time = [0, 5, 10, 29, 60, 70, 0, 4, 5, 20, 19, 45, 61]
+    event = [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    survived, died = hz.survival_targets(time, event, [0, 10, 30, 60])
+    assert survived.tolist() == [
+        [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1],
+        [0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1],
+    ]  # fmt: skip
+    assert died[:4].tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]] and died[4:].sum() == 0
+
+
+def test_likelihood_by_hand():
+    """Hazards 0.2 and 0.5: -ln(0.8), -ln(0.8 * 0.5) for a death in the second interval, one row per patient."""
+    logits = np.log([[0.25, 1.0]] * 3)
+    survived, died = np.array([[1, 0], [1, 0], [0, 0]]), np.array([[0, 0], [0, 1], [1, 0]])
+    loss = hz.negative_log_likelihood(logits, survived, died)
+    np.testing.assert_allclose(loss, -np.log([0.8, 0.8 * 0.5, 0.2]))
+
+
+def test_limits_of_what_is_accepted():
+    np.testing.assert_array_equal(hz.check_edges([0, 0.5]), [0, 0.5])  # one interval, shorter than a day
+    np.testing.assert_array_equal(hz.survival_function([0.0, 1.0]), [1, 1, 0])
+    for hazards in ([-0.01], [1.01], [np.nan]):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            hz.survival_function(hazards)
+    with pytest.raises(ValueError, match="negative"):
+        hz.survival_targets([-0.5], [1], [0, 10])
+    assert str(hz.exponential_edges()[0]) == "0.0"  # no negative zero in a bundle
+
+
+def test_median_at_the_edges_of_the_curve():
+    assert hz.median_survival([0.5, 0.4], [0, 10]) == 0
+    assert hz.median_survival([1, 0.5, 0.5, 0.2], [0, 10, 20, 30]) == 10
+
+
+def test_restricted_mean_to_any_horizon():
+    survival, edges = [1, 0.8, 0.4, 0.2], [0, 10, 30, 60]
+    assert hz.restricted_mean_survival(survival, edges, 0) == 0
+    assert hz.restricted_mean_survival(survival, edges, 0.5) == pytest.approx(0.5 * (1 + 0.99) / 2)
+    assert hz.restricted_mean_survival(survival, edges, 30) == pytest.approx(9 + 12)
+    assert hz.restricted_mean_survival(survival, edges, 45) == pytest.approx(9 + 12 + 15 * (0.4 + 0.3) / 2)
+    assert hz.restricted_mean_survival(survival, edges) == pytest.approx(9 + 12 + 9)
+    for horizon in (-1, 60.5):
+        with pytest.raises(ValueError, match="between 0 and the last interval's end, 60 days"):
+            hz.restricted_mean_survival(survival, edges, horizon)
+
+
+@pytest.mark.parametrize(
+    "days, text",
+    [(547.875, "18 months"), (100, "3.3 months"), (30.4375, "1 months"), (30.4375 * 18.004, "18 months"),
+     (30.4375 * 18.006, "18.0 months"), (30.4375 * 17.996, "18 months"), (30.4375 * 2.5, "2.5 months")],
+)  # fmt: skip
+def test_days_as_months_for_people(days, text):
+    assert hz.months_text(days) == text

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.slices import MAX_OBLIQUE_DEGREES, Preprocessing, axial_geometry, extract_slices
+from CNNSurvivalLib.slices import (
+    MAX_OBLIQUE_DEGREES,
+    Preprocessing,
+    axial_geometry,
+    extract_slices,
+    percentile_rank_score,
+)
 
 SPACING = (3.0, 1.0, 1.0)
 
@@ -273,11 +279,154 @@ def test_real_tumours_are_cut_as_they_lie(shared_data):
 def test_ranks_are_scipys():
     from scipy.stats import rankdata
 
-    from CNNSurvivalLib.slices import percentile_rank_score
-
     random = np.random.default_rng(0)
     for size, most in ((1, 2), (50, 8), (400, 1000)):
         area, intensity = random.integers(0, most, size), random.normal(size=size)
         _score, area_rank, intensity_rank = percentile_rank_score(area, intensity)
         np.testing.assert_array_equal(area_rank, rankdata(area) / size)
         np.testing.assert_array_equal(intensity_rank, rankdata(intensity) / size)
+
+
+# --- Against an independent implementation ----------------------------------------------------------------------------
+
+
+def sampled(array, positions):
+    """The array [k, j, i] at positions (i, j, k) [..., 3], linear, by SciPy."""
+    from scipy.ndimage import map_coordinates
+
+    coordinates = np.moveaxis(positions[..., ::-1], -1, 0)
+    return map_coordinates(array.astype(np.float64), coordinates, order=1, mode="nearest")
+
+
+def uneven_tumour():
+    """(hu, mask): noise in a soft-tissue range, in a shape without symmetry that touches the volume's border."""
+    random = np.random.default_rng(8)
+    hu = random.integers(-150, 230, (7, 60, 52)).astype(np.int16)
+    hu[0, -1, -1] = -1000
+    mask = np.zeros(hu.shape, np.uint8)
+    boxes = [(0, 21, 5, 33), (3, 40, 11, 52), (8, 31, 0, 40), (20, 60, 20, 47)]
+    for k, (top, bottom, left, right) in enumerate(boxes, 2):
+        mask[k, top:bottom, left:right] = random.random((bottom - top, right - left)) < 0.8
+        mask[k, top, left] = mask[k, bottom - 1, right - 1] = 1
+    return hu, mask
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("spacing", [(4.0, 1.0, 1.0), (4.0, 0.8, 1.3), (4.0, 1.7, 0.6), (4.0, 2.0, 2.0)])
+@pytest.mark.parametrize("degrees", [0, 8])
+def test_every_pixel_shows_the_place_that_pixel_to_ras_gives(order, spacing, degrees):
+    """Each pixel of each slice is sent to RAS and back into the volume; there SciPy interpolates CT and mask."""
+    hu, mask = uneven_tumour()
+    geometry = rotation(degrees, 0) @ axial_geometry(spacing, (12, -34, 56))
+    hu, matrix = stored_otherwise(hu, geometry, order, (True, False, True))
+    mask, _ = stored_otherwise(mask, geometry, order, (True, False, True))
+    s = extract_slices(hu, mask, matrix, Preprocessing(min_roi_px=1))
+    assert len(s) == 4
+    rows, columns = np.meshgrid(np.arange(140), np.arange(140), indexing="ij")
+    pixels = np.stack([rows, columns, np.ones_like(rows)], axis=-1).astype(float)
+    for image, to_ras, area, grey in zip(s.images, s.pixel_to_ras, s.area_px, s.mean_intensity):
+        ras = np.concatenate([pixels @ to_ras.T, np.ones((140, 140, 1))], axis=-1)
+        ijk = (ras @ np.linalg.inv(matrix).T)[..., :3]
+        # What is further than half a voxel from the volume's outermost centres is outside of it.
+        outside = ((ijk < -0.5 - 1e-6) | (ijk > np.array(mask.shape)[::-1] - 0.5 + 1e-6)).any(axis=-1)
+        share = np.where(outside, 0, sampled(mask, ijk))
+        expected = np.rint(np.clip((sampled(hu, ijk) + 160) / 400 * 255, 0, 255))
+        sure = np.abs(share - 0.5) > 1e-3
+        inside = sure & (share > 0.5)
+        assert image[sure & (share < 0.5)].max() == 0
+        np.testing.assert_allclose(image[inside], expected[inside], atol=1)
+        assert np.mean(image[inside] == expected[inside]) > 0.98
+        assert abs(area - inside.sum()) <= np.count_nonzero(~sure)
+        assert abs(grey - expected[inside].mean()) < 1 + 255 * np.count_nonzero(~sure) / area
+    # One pixel down and one to the right are 1 mm each, in posterior and left direction.
+    steps = np.linalg.norm(s.pixel_to_ras[:, :, :2], axis=1)
+    np.testing.assert_allclose(steps, 1)
+    assert (s.pixel_to_ras[:, 1, 0] < -0.9).all() and (s.pixel_to_ras[:, 0, 1] < -0.9).all()
+    # Slices lie as far apart as their planes.
+    assert s.slice_spacing_mm == pytest.approx(4.0) and s.pixel_spacing_mm == pytest.approx(spacing[1:])
+
+
+def test_slices_of_a_sheared_volume_lie_closer_than_its_columns():
+    """A gantry tilt of 30 degrees: the distance of planes is the third column's part along their normal."""
+    hu, mask = uneven_tumour()
+    matrix = axial_geometry((4.0, 1.0, 1.0))
+    matrix[1, 2] = 4.0 * np.tan(np.radians(30))
+    s = extract_slices(hu, mask, matrix, Preprocessing(min_roi_px=1))
+    assert s.slice_spacing_mm == pytest.approx(4.0) and s.warnings == ()
+    assert set(np.diff(np.sort(s.slice_index))) == {1}
+
+
+def test_the_score_is_the_mean_of_the_ranks():
+    score, area_rank, intensity_rank = percentile_rank_score(np.array([10, 30, 20, 20]), np.array([4.0, 1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(area_rank, [0.25, 1, 0.625, 0.625])
+    np.testing.assert_allclose(intensity_rank, [1, 0.25, 0.5, 0.75])
+    np.testing.assert_allclose(score, [0.625, 0.625, 0.5625, 0.6875])
+
+
+def test_axial_geometry_by_hand():
+    expected = [[-0.5, 0, 0, 0], [0, -0.7, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(axial_geometry((3, 0.7, 0.5)), expected)
+
+
+def flat_tumour(value, elsewhere=-900):
+    hu = np.full((3, 40, 40), elsewhere, np.int16)
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[:, 5:25, 5:25] = 1
+    return np.where(mask, value, hu).astype(np.float64), mask
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [(-159.0, "below"), (-158.4, None), (-157.7, None), (238.4, None), (239.9, "above"), (400.0, "above")],
+)
+def test_the_window_warning_begins_one_grey_level_from_the_ends(value, words):
+    """Grey levels 1, 1, 1, 254, 255, 255: the mean of whole levels is 0 or 255 where all is outside."""
+    hu, mask = flat_tumour(value)
+    grey = np.rint((np.clip(value, -160, 240) + 160) / 400 * 255)
+    warnings = extract_slices(hu, mask, axial_geometry(SPACING)).warnings
+    found = [w for w in warnings if "model's window" in w]
+    assert bool(found) == (grey < 1 or grey > 254)
+    if found:
+        assert f"lies {'below' if grey < 1 else 'above'} the model's window of -160 to 240 HU" in found[0]
+
+
+@pytest.mark.parametrize("lowest, warned", [(-60.0, False), (-50.5, False), (-50.0, True), (-40.0, True)])
+def test_a_volume_needs_something_as_dark_as_fat(lowest, warned):
+    hu, mask = flat_tumour(40, elsewhere=0)
+    hu[0, 0, 0] = lowest
+    warnings = extract_slices(hu, mask, axial_geometry(SPACING)).warnings
+    assert any("do not look like Hounsfield units" in w for w in warnings) == warned
+
+
+@pytest.mark.parametrize("spacing, kept", [(1.0009, True), (0.9991, True), (1.0012, False), (0.9988, False)])
+def test_pixels_within_a_thousandth_of_the_models_are_kept(sphere, spacing, kept):
+    hu, mask = sphere(radius_mm=40, shape=(9, 96, 96))
+    s = extract_slices(hu, mask, axial_geometry((3.0, spacing, spacing)))
+    native = extract_slices(hu, mask, axial_geometry((3.0, 1.0, 1.0)))
+    assert np.array_equal(s.images, native.images) == kept
+
+
+def test_the_limit_of_tilt_itself_is_no_reason_to_warn():
+    hu, mask = uneven_tumour()
+    for degrees, warned in ((MAX_OBLIQUE_DEGREES - 0.01, False), (MAX_OBLIQUE_DEGREES + 0.01, True)):
+        matrix = rotation(degrees, 1) @ axial_geometry((4.0, 1.0, 1.0))
+        warnings = extract_slices(hu, mask, matrix, Preprocessing(min_roi_px=1)).warnings
+        assert any("is turned by 10 degrees" in w for w in warnings) == warned
+
+
+def test_nothing_as_large_as_a_pixel_is_said_in_the_cts_own_pixels():
+    hu, mask = np.zeros((3, 20, 20)) - 900, np.zeros((3, 20, 20), np.uint8)
+    mask[1, 3, 4] = 1  # with another pixel below, the middle of the two is outside both
+    preprocessing = Preprocessing(pixel_size_mm=None)
+    with pytest.raises(CNNSurvivalError, match=r"at the CT's own pixel size \(the largest has 1\); lower"):
+        extract_slices(hu, mask, axial_geometry((3, 1, 1)), preprocessing)
+    mask[1, 3, 6] = 1
+    with pytest.raises(CNNSurvivalError, match=r"at 4 mm pixel size \(the largest has 0\); check the contour"):
+        extract_slices(hu, mask, axial_geometry((3, 0.5, 0.5)), Preprocessing(pixel_size_mm=4.0))
+
+
+def test_preprocessing_and_slices_cannot_be_changed(sphere):
+    s = extract_slices(*sphere(), axial_geometry(SPACING))
+    for record, name in ((s, "axis"), (Preprocessing(), "crop_px")):
+        with pytest.raises(AttributeError):
+            setattr(record, name, 3)

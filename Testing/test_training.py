@@ -192,7 +192,7 @@ def test_mistakes_are_named(run, store, tmp_path, capsys):
     patients.write_text("patient_id,part\nm001,test\n")
     call = ["finetune", str(run), str(store), "--output", str(tmp_path / "x"), "--patients", str(patients), "--part"]
     assert main([*call, "finetune"]) == 2
-    assert "lists nobody with part 'finetune'" in capsys.readouterr().err
+    assert "lists no patient with part 'finetune'" in capsys.readouterr().err
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "checkpoint.npz").write_bytes(b"no checkpoint")
     assert main(["pretrain", str(store), "--output", str(tmp_path / "broken"), *SHORT]) == 1
@@ -209,7 +209,7 @@ def test_a_cohort_without_deaths_is_refused(store, tmp_path):
 
 
 def test_one_row_of_weights_for_all_intervals_stays_one(store, tmp_path):
-    from training_cli import training
+    from training_cli.training import train as training
 
     settings = training.Settings(epochs=2, batch=8, best_slices=None, shared_output=True, hidden_bias=0.5,
                                  marginal_start=True, dropout_from=3, learning_rate=1e-3)  # fmt: skip
@@ -221,7 +221,7 @@ def test_one_row_of_weights_for_all_intervals_stays_one(store, tmp_path):
 
 
 def test_a_zoomed_tumour_is_the_same_one_in_another_size():
-    from training_cli import training
+    from training_cli.training import train as training
 
     y, x = np.mgrid[:140, :140] - 69.5
     image = np.where(np.hypot(y, x) < 25, 100 + x, 0).astype(np.uint8)
@@ -238,7 +238,7 @@ def test_a_zoomed_tumour_is_the_same_one_in_another_size():
 def test_the_penalty_on_growth_is_of_larger_tumours_that_are_safer():
     import torch
 
-    from training_cli import training
+    from training_cli.training import train as training
 
     images = np.zeros((5, 140, 140), np.uint8)
     for image, size in zip(images, (10, 20, 30, 20, 10)):
@@ -251,7 +251,7 @@ def test_the_penalty_on_growth_is_of_larger_tumours_that_are_safer():
 
 def test_with_the_penalty_a_network_learns_that_growth_is_no_relief(store, tmp_path):
     from CNNSurvivalLib.engines import NumpyEngine
-    from training_cli import training
+    from training_cli.training import train as training
 
     cohort = open_store(store)
     falls = []

@@ -14,8 +14,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURE = REPOSITORY / "docs" / "imports.svg"
-PACKAGES = {"training_cli": REPOSITORY / "training_cli"}
-PACKAGES["CNNSurvivalLib"] = REPOSITORY / "CNNSurvival" / "CNNSurvivalLib"
+LIBRARY = REPOSITORY / "CNNSurvival" / "CNNSurvivalLib"
+PACKAGES = {"training_cli": REPOSITORY / "training_cli", "CNNSurvivalLib": LIBRARY}
 # Files beside the folders that are no folder's: each is drawn by itself. Others of the library are its core.
 ALONE = {"training_cli": None, "CNNSurvivalLib": {"batch", "headless"}}
 ABOUT = {

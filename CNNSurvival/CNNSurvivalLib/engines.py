@@ -26,7 +26,7 @@ ENGINES = ("numpy", "torch")
 _COLUMNS = 80
 
 
-def create_engine(name: str, bundle: Bundle, device: Optional[str] = None):
+def create_engine(name: str, bundle: Bundle, device: Optional[str] = None) -> Engine:
     """The engine of that name with the weights of the bundle's population.
 
     Parameters

@@ -36,7 +36,7 @@ def atomic_write(path, mode: str = "w", newline: str | None = "") -> Iterator:
     try:
         # mkstemp makes files that only their owner reads; results are made like any other new file.
         os.chmod(temporary, 0o666 & ~_umask())
-        with os.fdopen(handle, mode, **text) as stream:
+        with os.fdopen(handle, mode, **text) as stream:  # type: ignore[call-overload]
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

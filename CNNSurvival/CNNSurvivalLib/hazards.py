@@ -10,7 +10,12 @@ Imaging 20:11, Eq. 1. Everything here is float64 NumPy; ``network.negative_log_l
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 MONTH_DAYS = 30.4375  # a twelfth of 365.25 days
 EIGHTEEN_MONTHS_DAYS = 18 * MONTH_DAYS  # 547.875, where the paper tests
@@ -38,7 +43,7 @@ def exponential_edges(n_intervals: int = 19, half_life_days: float = EIGHTEEN_MO
     return -np.log1p(-k / (n_intervals + 1)) * half_life_days / np.log(2.0) + 0.0  # + 0.0: no negative zero
 
 
-def check_edges(edges) -> np.ndarray:
+def check_edges(edges: ArrayLike) -> np.ndarray:
     """Check interval edges.
 
     Parameters
@@ -64,7 +69,7 @@ def check_edges(edges) -> np.ndarray:
     return edges
 
 
-def survival_targets(time_days, event, edges) -> tuple[np.ndarray, np.ndarray]:
+def survival_targets(time_days: ArrayLike, event: ArrayLike, edges: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """What each patient shows of each interval.
 
     A death in interval j survives every interval before j and dies in j. A censored patient survives each interval
@@ -109,7 +114,7 @@ def survival_targets(time_days, event, edges) -> tuple[np.ndarray, np.ndarray]:
     return survived.astype(np.float64), died.astype(np.float64)
 
 
-def negative_log_likelihood(logits, survived, died) -> np.ndarray:
+def negative_log_likelihood(logits: ArrayLike, survived: np.ndarray, died: np.ndarray) -> np.ndarray:
     """The negative log-likelihood of each patient (Zhang et al. 2020, Eq. 1).
 
     ``-sum_j [died_j ln h_j + survived_j ln(1 - h_j)]`` with ``h = sigmoid(logits)``. Computed from logits with
@@ -119,7 +124,7 @@ def negative_log_likelihood(logits, survived, died) -> np.ndarray:
     ----------
     logits : array-like [n, m]
         The network's outputs.
-    survived, died : array-like [n, m]
+    survived, died : numpy.ndarray [n, m]
         From `survival_targets`.
 
     Returns
@@ -131,7 +136,7 @@ def negative_log_likelihood(logits, survived, died) -> np.ndarray:
     return np.sum(died * np.logaddexp(0, -logits) + survived * np.logaddexp(0, logits), axis=-1)
 
 
-def hazards_from_logits(logits) -> np.ndarray:
+def hazards_from_logits(logits: ArrayLike) -> np.ndarray:
     """The sigmoid of the network's outputs, without overflow for logits of any size.
 
     Parameters
@@ -148,7 +153,7 @@ def hazards_from_logits(logits) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -logits))
 
 
-def survival_function(hazards) -> np.ndarray:
+def survival_function(hazards: ArrayLike) -> np.ndarray:
     """Survival at every interval edge.
 
     Parameters
@@ -173,7 +178,7 @@ def survival_function(hazards) -> np.ndarray:
     return np.concatenate([start, np.cumprod(1 - hazards, axis=-1)], axis=-1)
 
 
-def survival_at(survival, edges, time_days) -> np.ndarray:
+def survival_at(survival: ArrayLike, edges: ArrayLike, time_days: ArrayLike) -> np.ndarray:
     """Survival at any times, linear within an interval.
 
     Parameters
@@ -206,7 +211,7 @@ def survival_at(survival, edges, time_days) -> np.ndarray:
     return np.where(time > edges[-1], np.nan, value)
 
 
-def median_survival(survival, edges) -> float | None:
+def median_survival(survival: ArrayLike, edges: ArrayLike) -> float | None:
     """The first time at which survival is 0.5.
 
     Parameters
@@ -237,7 +242,7 @@ def median_survival(survival, edges) -> float | None:
     return float(edges[k - 1] + fraction * (edges[k] - edges[k - 1]))
 
 
-def restricted_mean_survival(survival, edges, horizon_days: float | None = None) -> float:
+def restricted_mean_survival(survival: ArrayLike, edges: ArrayLike, horizon_days: float | None = None) -> float:
     """The mean time lived up to a horizon: the integral of S from 0 to it, exact for S linear within intervals.
 
     Parameters
@@ -268,7 +273,7 @@ def restricted_mean_survival(survival, edges, horizon_days: float | None = None)
     return float(np.sum(np.diff(time) * (value[1:] + value[:-1]) / 2))
 
 
-def kaplan_meier(time_days, event) -> tuple[np.ndarray, np.ndarray]:
+def kaplan_meier(time_days: ArrayLike, event: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The Kaplan-Meier (product-limit) estimate.
 
     At a tied time deaths come before censorings, as usual.

@@ -13,6 +13,8 @@ Importing this file needs nothing but NumPy; calling its functions needs ``torch
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .errors import CNNSurvivalError
@@ -26,7 +28,7 @@ GREY_SCALE = 1 / 255.0  # the network's input is grey level 0..255 times this
 BATCH_NORM_EPSILON = 1e-5  # PyTorch's default; the NumPy engine must use the same
 
 
-def weight_shapes(n_intervals: int = 19) -> dict:
+def weight_shapes(n_intervals: int = 19) -> dict[str, tuple[int, ...]]:
     """The arrays of a model.
 
     Parameters
@@ -39,7 +41,7 @@ def weight_shapes(n_intervals: int = 19) -> dict:
         Name to shape, in PyTorch's layout ([out, in, rows, columns]; [out, in]): ``convN`` and ``normN`` with N =
         1..6 in order of use; ``hidden``; ``output``.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(1, 7):
         shapes[f"conv{layer}.weight"] = (FILTERS, 1 if layer == 1 else FILTERS, 3, 3)
         shapes[f"conv{layer}.bias"] = (FILTERS,)
@@ -52,7 +54,7 @@ def weight_shapes(n_intervals: int = 19) -> dict:
     return shapes
 
 
-def build_network(n_intervals: int = 19):
+def build_network(n_intervals: int = 19) -> Any:
     """The network, with random weights.
 
     Parameters
@@ -73,8 +75,8 @@ def build_network(n_intervals: int = 19):
     """
     nn = import_torch().nn
 
-    class CNNSurvivalNetwork(nn.Module):
-        def __init__(self):
+    class CNNSurvivalNetwork(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
             super().__init__()
             for layer in range(1, 7):
                 self.add_module(f"conv{layer}", nn.Conv2d(1 if layer == 1 else FILTERS, FILTERS, 3))
@@ -83,7 +85,7 @@ def build_network(n_intervals: int = 19):
             self.hidden = nn.Linear(_final_size() ** 2 * FILTERS, HIDDEN)
             self.output = nn.Linear(HIDDEN, n_intervals)
 
-        def features(self, x):
+        def features(self, x: Any) -> Any:
             """The 32 values before the last layer, [batch, 32]."""
             for block, pool in enumerate(POOLS):
                 for layer in (2 * block + 1, 2 * block + 2):
@@ -91,13 +93,13 @@ def build_network(n_intervals: int = 19):
                 x = self.dropout(nn.functional.max_pool2d(x, pool))
             return self.hidden(x.flatten(1)).relu()
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.output(self.features(x))
 
     return CNNSurvivalNetwork()
 
 
-def network_input(images: np.ndarray):
+def network_input(images: np.ndarray) -> Any:
     """Slices as the network's input.
 
     Parameters
@@ -114,7 +116,7 @@ def network_input(images: np.ndarray):
     return torch.from_numpy(np.array(images)[:, np.newaxis]).to(torch.float32) * GREY_SCALE
 
 
-def negative_log_likelihood(logits, survived, died):
+def negative_log_likelihood(logits: Any, survived: Any, died: Any) -> Any:
     """The same as ``hazards.negative_log_likelihood``, in PyTorch.
 
     Parameters
@@ -131,7 +133,7 @@ def negative_log_likelihood(logits, survived, died):
     return (died * softplus(-logits) + survived * softplus(logits)).sum(dim=-1)
 
 
-def network_weights(network) -> dict:
+def network_weights(network: Any) -> dict[str, np.ndarray]:
     """The network's values.
 
     Parameters
@@ -148,7 +150,7 @@ def network_weights(network) -> dict:
     return {name: np.array(state[name].detach().cpu().numpy()) for name in weight_shapes(network.output.out_features)}
 
 
-def network_from_weights(weights: dict):
+def network_from_weights(weights: dict) -> Any:
     """A network with given values.
 
     Parameters
@@ -168,7 +170,7 @@ def network_from_weights(weights: dict):
     return network.eval()
 
 
-def import_torch():
+def import_torch() -> Any:
     """The torch module.
 
     Returns

@@ -34,8 +34,9 @@ def to_record(prediction: Prediction) -> dict:
         images=encode_images(s.images), axis=s.axis, roi_slices=s.roi_slices, slice_warnings=list(s.warnings),
         pixel_spacing_mm=list(s.pixel_spacing_mm), slice_spacing_mm=s.slice_spacing_mm, hazards=p.hazards.tolist(),
         used=p.used.tolist(), horizons_months=list(p.horizons_months), input_warnings=list(p.input_warnings),
-        volume_cc=s.volume_cc, covariates=p.covariates,
     )  # fmt: skip
+    # Not in records of version 0.1: written where there is something to write.
+    state.update({name: value for name, value in (("volume_cc", s.volume_cc), ("covariates", p.covariates)) if value})
     return {"provenance": p.provenance, "state": state}
 
 

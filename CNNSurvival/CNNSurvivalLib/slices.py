@@ -15,11 +15,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import CNNSurvivalError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Box = Tuple[slice, ...]
 
 # Planes tilted against the axial plane by up to this angle are taken for axial: across a 60 mm tumour they
 # leave it by at most 5 mm to either side, less than two of the 3 mm slices of the paper's first cohort.
@@ -148,7 +153,7 @@ class RankedSlices:
         return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
 
-def axial_geometry(spacing_zyx, origin_ras=(0.0, 0.0, 0.0)) -> np.ndarray:
+def axial_geometry(spacing_zyx: Sequence[float], origin_ras: ArrayLike = (0.0, 0.0, 0.0)) -> np.ndarray:
     """The geometry of an array [z, y, x] stored as axial DICOM is: x to the left, y to posterior, z up.
 
     Parameters
@@ -169,7 +174,9 @@ def axial_geometry(spacing_zyx, origin_ras=(0.0, 0.0, 0.0)) -> np.ndarray:
     return matrix
 
 
-def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preprocessing()) -> RankedSlices:
+def extract_slices(
+    hu: ArrayLike, mask: ArrayLike, ijk_to_ras: ArrayLike, preprocessing: Preprocessing = Preprocessing()
+) -> RankedSlices:
     """Cut and rank the masked slices of one tumour.
 
     Parameters
@@ -214,14 +221,14 @@ def extract_slices(hu, mask, ijk_to_ras, preprocessing: Preprocessing = Preproce
     return replace(ranked, volume_cc=float(volume_cc))
 
 
-def percentile_rank_score(area, intensity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def percentile_rank_score(area: np.ndarray, intensity: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Percentile ranks of the slices and their mean.
 
     Parameters
     ----------
-    area : array-like [n]
+    area : numpy.ndarray [n]
         ROI area of each slice.
-    intensity : array-like [n]
+    intensity : numpy.ndarray [n]
         Mean grey level of each slice.
 
     Returns
@@ -236,7 +243,7 @@ def percentile_rank_score(area, intensity) -> tuple[np.ndarray, np.ndarray, np.n
     return (area_rank + intensity_rank) / 2, area_rank, intensity_rank
 
 
-def _ranks(values) -> np.ndarray:
+def _ranks(values: np.ndarray) -> np.ndarray:
     """1 for the smallest, ties share their mean rank: scipy.stats.rankdata, whose import takes longer than all else."""
     _values, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
@@ -288,25 +295,25 @@ class _Axes(NamedTuple):
         """The array as [superior, posterior, left], without a copy."""
         return array.transpose(self.order)[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
 
-    def view_box(self, box, shape) -> tuple:
+    def view_box(self, box: Box, shape: Sequence[int]) -> Box:
         """A box of an array of that shape [k, j, i], as a box of its view."""
         turned = [slice(n - b.stop, n - b.start) for b, n in zip(box, shape)]
         return tuple(turned[axis] if flipped else box[axis] for axis, flipped in zip(self.order, self.flipped))
 
-    def index(self, position: np.ndarray, shape) -> np.ndarray:
+    def index(self, position: np.ndarray, shape: Sequence[int]) -> np.ndarray:  # type: ignore[override]
         """From positions [n, 3] in the view to positions [n, 3] along [k, j, i] of an array of that shape."""
         result = np.empty_like(position)
         for column, (axis, flipped) in enumerate(zip(self.order, self.flipped)):
             result[:, axis] = shape[axis] - 1 - position[:, column] if flipped else position[:, column]
         return result
 
-    def ras(self, position: np.ndarray, shape) -> np.ndarray:
+    def ras(self, position: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """From positions [n, 3] in the view to RAS mm [n, 3]."""
         ijk = self.index(position.astype(np.float64), shape)[:, ::-1]
         return ijk @ self.ijk_to_ras[:3, :3].T + self.ijk_to_ras[:3, 3]
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+def _bounding_box(mask: np.ndarray) -> Box:
     """The smallest box that holds every non-zero voxel of a 3D array."""
     # One pass as the array lies in memory, by its slowest axis: other ways take up to ten times as long.
     slowest = max(range(3), key=lambda axis: abs(mask.strides[axis]))
@@ -327,26 +334,26 @@ def _span(hit: np.ndarray) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def _stepped_planes(box, spacing: float, step_mm: Optional[float]) -> range:
+def _stepped_planes(box: Box, spacing: float, step_mm: Optional[float]) -> range:
     """The planes of the box to use: all, or every n-th counted from the middle one (the likely largest)."""
     start, stop = box[0].start, box[0].stop
     step = 1 if step_mm is None else max(1, int(round(step_mm / spacing)))
     return range(start + ((start + stop - 1) // 2 - start) % step, stop, step)
 
 
-def _plane_boxes(mask: np.ndarray, box, planes: range) -> list:
+def _plane_boxes(mask: np.ndarray, box: Box, planes: range) -> list:
     """Per plane of the view [s, p, l] (first row, last row, first column, last column) of its ROI; None if empty."""
     inside = mask[planes.start : planes.stop : planes.step, box[1], box[2]]
-    ends = []
+    ends: list = []
     for axis in (2, 1):
         hit = _union(inside, axis)
         ends += [hit.argmax(axis=1), hit.shape[1] - 1 - hit[:, ::-1].argmax(axis=1)]
     first = np.array([box[1].start] * 2 + [box[2].start] * 2)
     boxes = (np.stack(ends, axis=1) + first).tolist()
-    return [at if found else None for at, found in zip(boxes, hit.any(axis=1))]
+    return [at if found else None for at, found in zip(boxes, np.any(hit, axis=1))]
 
 
-def _union(mask: np.ndarray, axis) -> np.ndarray:
+def _union(mask: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """mask.any(axis), but on integers four times as fast: any() turns them into bool first."""
     if np.issubdtype(mask.dtype, np.integer):
         return np.bitwise_or.reduce(mask, axis=axis) != 0
@@ -375,7 +382,9 @@ class _Cut(NamedTuple):
     lost_fraction: float  # part of the ROI outside the crop
 
 
-def _cut_plane(hu, mask, plane: int, roi_box, scale, preprocessing: Preprocessing) -> _Cut:
+def _cut_plane(
+    hu: np.ndarray, mask: np.ndarray, plane: int, roi_box: list, scale: np.ndarray, preprocessing: Preprocessing
+) -> _Cut:
     """Cut one plane of the views [s, p, l], whose ROI lies in the box (first and last row, first and last column)."""
     top, bottom, left, right = roi_box
     row_at = _sample_positions(top, bottom, scale[0])
@@ -443,7 +452,7 @@ def _neighbours(position: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray
     return low, low + (fraction > 0), fraction
 
 
-def _window(hu: np.ndarray, window) -> np.ndarray:
+def _window(hu: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     low, high = window
     return np.rint(np.minimum(np.maximum((hu - low) / (high - low) * 255, 0), 255))
 
@@ -471,7 +480,9 @@ def _crop(grey: np.ndarray, roi: np.ndarray, size: int) -> tuple[np.ndarray, tup
 # --- All planes ---------------------------------------------------------------------------------------------
 
 
-def _ranked(cuts: list, axes: _Axes, shape, scale, warnings: tuple, roi_slices: int) -> RankedSlices:
+def _ranked(
+    cuts: list, axes: _Axes, shape: Sequence[int], scale: np.ndarray, warnings: tuple, roi_slices: int
+) -> RankedSlices:
     """Order the cuts by the mean of their two percentile ranks; ties stay in slice order, inferior first."""
     area = np.array([cut.area_px for cut in cuts])
     intensity = np.array([cut.mean_intensity for cut in cuts])
@@ -494,7 +505,7 @@ def _ranked(cuts: list, axes: _Axes, shape, scale, warnings: tuple, roi_slices: 
         intensity_rank=intensity_rank[order],
         warnings=warnings,
         roi_slices=roi_slices,
-        pixel_spacing_mm=tuple(float(size) for size in axes.pixel_spacing),
+        pixel_spacing_mm=(float(axes.pixel_spacing[0]), float(axes.pixel_spacing[1])),
         slice_spacing_mm=axes.slice_spacing,
     )
 
