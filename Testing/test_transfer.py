@@ -30,12 +30,14 @@ where = { cohort = "first" }
 id = "made-up"
 title = "A made-up model"
 [network.pretrain]
-epochs = 4
+epochs = 5
+batch = 12
 learning_rate = 1e-3
 marginal_start = true
 dropout_from = 3
 shared_output = true
 growth = 1.0
+recalibrate = true
 
 [crossvalidation]
 folds = 2
@@ -65,7 +67,7 @@ CARD += "".join(
 
 
 def prepared(folder, config=CONFIG):
-    make_images(folder, 80)
+    make_images(folder, 70)
     table = pd.read_csv(folder / "manifest.csv")
     table["hospital"] = ["north", "south"] * (len(table) // 2)
     table.to_csv(folder / "manifest.csv", index=False)
