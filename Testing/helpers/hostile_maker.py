@@ -248,7 +248,7 @@ class Tally(NamedTuple):
 
 
 def environment() -> dict:
-    path = os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT), str(ROOT / "Testing")])
+    path = os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT), str(Path(__file__).parent)])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
