@@ -430,3 +430,47 @@ def test_preprocessing_and_slices_cannot_be_changed(sphere):
     for record, name in ((s, "axis"), (Preprocessing(), "crop_px")):
         with pytest.raises(AttributeError):
             setattr(record, name, 3)
+
+
+@pytest.mark.parametrize("first", [4, 5, 6, 7])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_stepped_slices_hold_the_middle_one(first, flipped):
+    """Planes first..first + 8, every third: the middle one is among them however the volume is stored."""
+    hu, mask = np.full((20, 30, 30), -900.0), np.zeros((20, 30, 30), np.uint8)
+    mask[first : first + 8, 5:25, 5:25] = 1
+    geometry, flips = axial_geometry((1.0, 1.0, 1.0)), (flipped, True, False)
+    other, matrix = stored_otherwise(hu, geometry, (0, 1, 2), flips)
+    other_mask, _ = stored_otherwise(mask, geometry, (0, 1, 2), flips)
+    s = extract_slices(other, other_mask, matrix, Preprocessing(slice_step_mm=3.0))
+    used = sorted(19 - k if flipped else k for k in s.slice_index)
+    assert used == [first, first + 3, first + 6]
+
+
+def test_slices_that_lose_all_pixels_on_resampling_are_not_counted():
+    hu, mask = np.full((4, 40, 40), -900.0), np.zeros((4, 40, 40), np.uint8)
+    mask[1, 5:35, 5:35] = 1
+    mask[2, 20, 20] = mask[2, 20, 22] = 1  # at 4 mm one pixel, whose centre lies between the two
+    s = extract_slices(hu, mask, axial_geometry((3, 0.5, 0.5)), Preprocessing(pixel_size_mm=4.0, min_roi_px=1))
+    assert len(s) == s.roi_slices == 1
+
+
+def test_bright_voxels_are_white():
+    hu, mask = flat_tumour(3000.0)
+    s = extract_slices(hu, mask, axial_geometry(SPACING))
+    assert s.images.max() == 255 and np.count_nonzero(s.images[0] == 255) == 400 and s.mean_intensity[0] == 255
+
+
+@pytest.mark.parametrize("size", [138, 139, 140, 141, 142])
+def test_tumours_about_as_large_as_the_crop(size):
+    """Centred; where a pixel is left over it goes to the lower right, where one is too many it is cut there."""
+    hu, mask = np.full((1, 150, 150), -900.0), np.zeros((1, 150, 150), np.uint8)
+    hu[0, 3 : 3 + size, 3 : 3 + size] = np.arange(size)
+    mask[0, 3 : 3 + size, 3 : 3 + size] = 1
+    s = extract_slices(hu, mask, axial_geometry((3, 1, 1)))
+    offset = (140 - size) // 2
+    expected = np.zeros(140)
+    columns = np.rint((np.arange(size) + 160) / 400 * 255)
+    kept = slice(max(offset, 0), max(offset, 0) + min(size, 140))
+    expected[kept] = columns[-min(offset, 0) :][:140]
+    np.testing.assert_array_equal(s.images[0][70], expected)
+    assert np.count_nonzero(s.images[0].any(axis=1)) == min(size, 140)

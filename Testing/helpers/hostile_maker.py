@@ -175,9 +175,8 @@ class _Reader:
 
     def read(self):
         from CNNSurvivalLib.bundle import load_bundle
-        from CNNSurvivalLib.io.read import read_case
-        from CNNSurvivalLib.prediction import predict
-        from CNNSurvivalLib.report.tables import to_dict
+        from CNNSurvivalLib.io.readers import read_case
+        from CNNSurvivalLib.prediction import predict, to_dict
 
         if self.target in ("weights", "bundle"):
             bundle = load_bundle(self.folder / "bundle")
@@ -249,7 +248,7 @@ class Tally(NamedTuple):
 
 
 def environment() -> dict:
-    path = os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT), str(ROOT / "Testing" / "helpers")])
+    path = os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT), str(Path(__file__).parent)])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
