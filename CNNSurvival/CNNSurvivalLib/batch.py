@@ -71,7 +71,7 @@ def load_case(case: Case, force: bool = False) -> TumourImage:
 
         return read_nodes(case.nodes)
     image, mask = existing(case.image_path, "image"), existing(case.mask_path, "mask")
-    return read_case(image, mask, case.segment, case.series_uid, force=force)
+    return read_case(image, mask, case.segment, case.series_uid, force)
 
 
 def predict_image(tumour: TumourImage, bundle, engine=None, progress=None, **options) -> Prediction:
