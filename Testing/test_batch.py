@@ -109,6 +109,11 @@ def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files
     assert main(["predict", "--manifest", str(manifest), "--output", str(tmp_path / "cli")]) == 3
     for name in ("predictions.csv", "failures.csv"):
         assert (tmp_path / "headless" / name).read_bytes() == (tmp_path / "cli" / name).read_bytes()
+    assert "Population: " in done.stdout and "(the model's default)" in done.stdout
+    again = [*run[:2], "--manifest", str(manifest), "--output", str(tmp_path / "named"), "--covariate", "age_years=63"]
+    wrong = subprocess.run([*again, "--population", "nobody"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and "has no population 'nobody'" in wrong.stderr and not (tmp_path / "named").exists()
+    assert subprocess.run([*again, "--force"], capture_output=True, check=False).returncode == 3
     wrong = subprocess.run([*run[:2], "--manifest", "nowhere.csv", "--output", "x"], capture_output=True, text=True,
                            cwd=tmp_path, check=False)  # fmt: skip
     assert wrong.returncode == 2 and "does not exist" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -116,6 +116,32 @@ def test_what_is_missing_is_left_out(values, shift):
     assert here.covariate_shift(here.read(values)) == pytest.approx(shift, abs=1e-12)
 
 
+@pytest.mark.parametrize("text", ["N2", "n2", "2", "2.0", 2, 2.0, "N2b", "2c", " N2 "])
+def test_ways_to_write_a_stage(text):
+    assert population().read({"n_stage": text}) == {"n_stage": 2.0}
+
+
+@pytest.mark.parametrize("text, value", [("-", 0), ("+", 1), ("neg", 0), ("Positive", 1), ("1", 1), ("0.0", 0)])
+def test_ways_to_write_hpv(text, value):
+    hpv = {"name": "hpv", "label": "HPV", "choices": {"negative": 0, "positive": 1}}
+    terms = [{"intercept": 0.0, "coefficients": {"hpv": -0.5}}]
+    assert population(covariates=[hpv], terms=terms).read({"HPV": text}) == {"hpv": value}
+
+
+@pytest.mark.parametrize("text", ["NX", "nx", "X", "", None, float("nan"), "unknown"])
+def test_an_unknown_stage_is_none(text):
+    assert population().read({"n_stage": text}) == {}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"age": 63, "N": "1"}, {"AGE_years": "063Y", "Clinical.N.Stage": "1"}, {"age_years": "", "age": 63, "n_stage": 1}],
+)
+def test_a_covariate_goes_by_several_names(values):
+    assert population().read(values) == {"age_years": 63.0, "n_stage": 1.0}
+    assert all(population().takes(name) for name in values) and not population().takes("hpv")
+
+
 @pytest.mark.parametrize(
     "values, words",
     [
@@ -271,6 +297,15 @@ def test_network_variance_is_the_jackknifes():
     # centred: (-.5, .5), (.5, -.5), (0, 0): sum of squares 0.5 for either patient, times 2 / 3
     assert fitting.network_variance(values) == pytest.approx(1 / 3)
     assert fitting.network_variance(values + np.array([[5.0], [0.0], [1.0]])) == pytest.approx(1 / 3)
+
+
+def test_columns_are_read_as_the_library_reads_them():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"Age": ["63", ""], "n_stage": ["N2b", "NX"]})
+    values = fitting.covariate_values(table, ["age_years", "n_stage", "hpv"])
+    np.testing.assert_array_equal(values["age_years"], [63, np.nan])
+    np.testing.assert_array_equal(values["n_stage"], [2, np.nan])
+    assert np.isnan(values["hpv"]).all()
 
 
 def test_a_cohort_without_deaths_is_refused():

@@ -14,16 +14,18 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
+from bundle_maker import bundle_info_2, random_weights
 from CNNSurvivalLib import bundle as bundles
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.prediction import predict
 from cohort_maker import make_images
 from training_cli.cli import main
 
-CASE_FILES = ["prediction.json", "slices.csv", "survival_curve.csv", "survival_curve.png"]
+CASE_FILES = ["horizons.csv", "prediction.json", "slices.csv", "survival_curve.csv", "survival_curve.png"]
 PREDICTIONS_HEADER = (
     "patient_id,n_slices,risk_18m,survival_6m,survival_12m,survival_18m,survival_24m,survival_36m,"
-    "median_survival_days,rmst_days,risk_percentile,warnings"
+    "median_survival_days,rmst_days,risk_percentile,warnings,population,inside_training_range,volume_cc,"
+    "largest_area_mm2,survival_18m_ci_low,survival_18m_ci_high,covariates"
 )
 SPACING = (1.0, 1.0, 3.0)
 
@@ -48,13 +50,17 @@ def case(tmp_path, sphere):
 
 @pytest.fixture
 def run(case, tiny_bundle, capsys):
-    """run(option, value, ...) -> (exit code, stdout, stderr) of predict on the case; given options replace its own."""
+    """run(option, value, ...) -> (exit code, stdout, stderr) of predict on the case; given options replace its own.
+
+    "" is the value of an option that takes none.
+    """
 
     def call(*options):
         defaults = {"--image": case / "ct.nrrd", "--mask": case / "mask.nrrd", "--model": tiny_bundle.folder,
                     "--output": case / "out"}  # fmt: skip
         given = dict(zip(options[::2], options[1::2]))
-        arguments = [str(part) for pair in {**defaults, **given}.items() if pair[1] is not None for part in pair]
+        pairs = {**defaults, **given}.items()
+        arguments = [str(part) for pair in pairs if pair[1] is not None for part in pair if part != ""]
         code = main(["predict", *arguments])
         return code, *capsys.readouterr()
 
@@ -81,7 +87,7 @@ def refused(run, case):
 # --- One case -------------------------------------------------------------------------------------------------
 
 
-def test_one_case_gives_four_files_that_say_what_the_library_says(run, case, sphere, tiny_bundle):
+def test_one_case_gives_five_files_that_say_what_the_library_says(run, case, sphere, tiny_bundle):
     code, out, err = run()
     assert (code, err) == (0, "")
     assert sorted(p.name for p in (case / "out").iterdir()) == CASE_FILES
@@ -133,12 +139,115 @@ def test_warnings_are_said_once_and_kept(run, case, sphere):
     hu, mask = sphere()
     write_image(case / "mr.nrrd", (hu.astype(int) + 2000).astype(np.uint16))
     write_image(case / "shifted.nrrd", mask, origin=(-39.6, -30.0, 100.0))
-    code, _, err = run("--image", case / "mr.nrrd", "--mask", case / "shifted.nrrd")
+    code, out, err = run("--image", case / "mr.nrrd", "--mask", case / "shifted.nrrd")
+    assert (code, out) == (1, "") and "Hounsfield" in err and "--force" in err and not (case / "out").exists()
+    code, _, err = run("--image", case / "mr.nrrd", "--mask", case / "shifted.nrrd", "--force", "")
     assert code == 0
     assert err.count("Hounsfield") == 1 and err.count("grid") >= 1
     assert all(line.startswith("Warning: ") for line in err.splitlines())
     kept = json.loads((case / "out/prediction.json").read_text())["warnings"]
     assert [f"Warning: {text}" for text in kept] == err.splitlines()
+
+
+# --- Populations and covariates -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def two_populations(tmp_path_factory):
+    """A bundle with the populations here (the default) and there."""
+    return bundles.save_bundle(tmp_path_factory.mktemp("bundles") / "two", bundle_info_2(), random_weights())
+
+
+def predicted(case):
+    return json.loads((case / "out/prediction.json").read_text())
+
+
+def test_the_population_is_chosen_and_the_default_is_named(run, case, two_populations):
+    model = ("--model", two_populations.folder)
+    code, out, _ = run(*model)
+    assert code == 0 and "Population: Patients from here (the model's default; choose with --population)" in out
+    here = predicted(case)
+    code, out, _ = run(*model, "--population", "there")
+    assert code == 0 and "Population: Patients from there\n" in out
+    there = predicted(case)
+    assert [p["population"]["name"] for p in (here, there)] == ["here", "there"]
+    assert there["risk"] < here["risk"] and there["provenance"]["population"] == "there"
+
+
+def test_an_unknown_population_is_refused_with_those_that_there_are(refused, two_populations):
+    options = ("--model", two_populations.folder, "--population", "elsewhere")
+    refused(*options, says=["no population 'elsewhere'", "here, there"], code=2)
+
+
+def test_covariates_by_their_shortcuts_and_by_name(run, case, two_populations):
+    model = ("--model", two_populations.folder)
+    assert run(*model)[0] == 0 and predicted(case)["covariates"] == {}
+    plain = predicted(case)["risk"]
+    code, out, err = run(*model, "--age", "80", "--n-stage", "N2b")
+    assert code == 0 and "age 80 years, N stage N2" in out and "not used" not in err
+    short = predicted(case)
+    assert short["covariates"] == {"age_years": 80.0, "n_stage": 2.0} and short["risk"] > plain
+    assert run(*model, "--covariate", "AGE=80", "--n-stage", "2")[0] == 0
+    assert predicted(case)["risk"] == short["risk"]
+
+
+def test_what_the_population_does_not_take_is_said(run, case, two_populations, tiny_bundle):
+    code, _, err = run("--model", two_populations.folder, "--hpv", "positive")
+    assert code == 0 and predicted(case)["covariates"] == {}
+    says = "hpv was not used; the covariates of the population 'Patients from here' are: age_years, n_stage."
+    assert err.count(says) == 1
+    code, _, err = run("--age", "63", "--hpv", "-")
+    assert code == 0 and "age_years, hpv were not used; " in err and err.rstrip().endswith("are: none.")
+
+
+def test_impossible_covariates_are_refused(refused, capsys, two_populations):
+    refused("--model", two_populations.folder, "--age", "7", says=["age '7'", "18 to 110"], code=2)
+    refused("--model", two_populations.folder, "--n-stage", "5", says=["N0, N1, N2, N3"], code=2)
+    assert main(["predict", "--image", "a", "--mask", "b", "--output", "o", "--covariate", "age"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+
+
+def test_horizons_and_report(run, case, capsys):
+    code, out, _ = run("--horizons", "9,30", "--report", "")
+    assert code == 0 and "Survival at 9 months" in out and "Survival at 30 months" in out
+    assert list(predicted(case)["survival_at_months"]) == ["9", "30"]
+    assert sorted(p.name for p in (case / "out").iterdir()) == sorted([*CASE_FILES, "report.pdf"])
+    assert (case / "out/report.pdf").read_bytes().startswith(b"%PDF-1.4")
+    assert main(["predict", "--image", "a", "--mask", "b", "--output", "o", "--horizons", "soon"]) == 2
+    assert "not a list of months" in capsys.readouterr().err
+
+
+def test_another_modality_is_refused_unless_forced(refused, run, case, sphere):
+    write_series(case / "dicom", sphere()[0])
+    for path in (case / "dicom").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.Modality = "MR"
+        dataset.save_as(path)
+    refused("--image", case / "dicom", says=["modality MR", "--force"])
+    code, _, err = run("--image", case / "dicom", "--force", "")
+    assert code == 0 and "Warning: The series is of modality MR" in err
+
+
+def test_rows_of_a_manifest_have_their_population_and_covariates(batch, case, two_populations):
+    rows = (
+        "patient_id,image,mask,Age,n_stage,Population\n"
+        "a,ct.nrrd,mask.nrrd,,,\nb,ct.nrrd,mask.nrrd,60,N1,here\nc,ct.nrrd,mask.nrrd,,,there\n"
+        "d,ct.nrrd,mask.nrrd,,,nowhere\ne,ct.nrrd,mask.nrrd,7,,\n"
+    )
+    model = ("--model", two_populations.folder)
+    code, out, _, done, failed = batch(rows, *model)
+    assert code == 3 and "Population: Patients from here (the model's default" in out
+    assert [(row["patient_id"], row["population"]) for row in done] == [("a", "here"), ("b", "here"), ("c", "there")]
+    assert [row["covariates"] for row in done] == ["", "age 60 years, N stage N1", ""]
+    assert "no population 'nowhere'" in failed[0]["reason"] and "18 to 110" in failed[1]["reason"]
+    assert float(done[2]["risk_18m"]) < float(done[0]["risk_18m"])
+    # For all rows that do not say: with the command line
+    code, _, err, done, _ = batch(rows, *model, "--population", "there", "--age", "70", "--hpv", "+")
+    assert [row["population"] for row in done] == ["there", "here", "there"]
+    assert [row["covariates"] for row in done] == ["age 70 years", "age 60 years, N stage N1", "age 70 years"]
+    assert err.count("hpv was not used") == 1
+    code, _, err, done, failed = batch(rows, *model, "--population", "nowhere")
+    assert code == 2 and "no population 'nowhere'" in err
 
 
 # --- Bad input ------------------------------------------------------------------------------------------------

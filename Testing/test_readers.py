@@ -363,10 +363,14 @@ def test_a_slice_of_another_orientation_is_left_out(ct, tmp_path):
     assert "1 of the 13 slices" in only(case.warnings) and np.array_equal(case.hu, some_hu())
 
 
-def test_mr_instead_of_ct_is_a_warning(tmp_path):
-    write_series(tmp_path / "mr", modality="MR")
-    case = read_case(tmp_path / "mr", write_image(tmp_path / "mask.nrrd", box_mask()))
-    assert "modality MR, not CT" in only(case.warnings)
+@pytest.mark.parametrize("modality", ["MR", "PT"])
+def test_another_modality_than_ct_is_refused_and_a_warning_with_force(tmp_path, modality):
+    write_series(tmp_path / "other", modality=modality)
+    mask = write_image(tmp_path / "mask.nrrd", box_mask())
+    assert f"modality {modality}, not CT" in (text := sentence(tmp_path / "other", mask)) and "--force" in text
+    assert f"modality {modality}, not CT" in sentence(next((tmp_path / "other").glob("*.dcm")), mask)
+    case = read_case(tmp_path / "other", mask, force=True)
+    assert f"modality {modality}, not CT" in only(case.warnings)
 
 
 def test_a_folder_without_ct(tmp_path):

@@ -74,6 +74,25 @@ def days(text: str) -> list[float]:
     return [positive(part.strip()) for part in text.split(",")]
 
 
+def months(text: str) -> tuple:
+    """For argparse: numbers of months, separated by commas."""
+    from CNNSurvivalLib.errors import CNNSurvivalError
+    from CNNSurvivalLib.report.text import parse_horizons
+
+    try:
+        return parse_horizons(text)
+    except CNNSurvivalError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """For argparse: NAME=VALUE."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE, such as age_years=63")
+    return name, value
+
+
 def _number(text: str, fits, wanted: str) -> float:
     try:
         value = float(text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -17,27 +18,36 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
-from CNNSurvivalLib.batch import Outcome, attempt, load_case, predict_image, write_tables
+from CNNSurvivalLib.batch import Outcome, attempt, covariates_of, for_case, load_case, predict_image, write_tables
 from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import UsageError
-from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings
-from CNNSurvivalLib.prediction import Prediction
-from CNNSurvivalLib.report.tables import curve_table, slice_table, to_dict
+from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
+from CNNSurvivalLib.report.case_folder import write_case_folder
 
 from .cohort.tables import read_manifest
-from .figures.survival import survival_figure
+from .figures.survival import survival_png
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to predict: the model's folder, the engine's name, and what overrides the model's own choices."""
+    """How to predict: the model's folder, the engine's name, and what overrides the model's own choices.
+
+    population and covariates (name -> text) are those of cases that do not name their own. force: images that are no
+    CT are predicted, too. report: cases get a report.pdf.
+    """
 
     model: Path
     engine: str = "numpy"
     min_roi_px: int | None = None
     max_slices: int | None = None
+    population: str | None = None
+    covariates: Mapping = field(default_factory=dict)
+    force: bool = False
+    horizons_months: tuple = HORIZONS_MONTHS
+    report: bool = False
 
 
 class BatchResult(NamedTuple):
@@ -47,7 +57,7 @@ class BatchResult(NamedTuple):
 
 
 def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Prediction:
-    """Predict one case and write prediction.json, survival_curve.csv, survival_curve.png and slices.csv to output.
+    """Predict one case and write its files to output: those of ``case_folder.write_case_folder``.
 
     Each file is replaced as a whole; others in the folder are left alone. When the case fails, nothing is written,
     and a folder that was made for it is removed again.
@@ -55,7 +65,7 @@ def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Pre
     bundle, engine = _model(settings)
     with _output_folder(output) as folder:
         prediction, given = _predict(case, bundle, engine, settings)
-        _write_case(prediction, given, folder, title)
+        _write_case(prediction, given, folder, title, settings)
     return prediction
 
 
@@ -70,7 +80,8 @@ def predict_manifest(
     what is done is written, and the cases that were not reached are listed as failures.
     """
     cases = read_manifest(manifest)
-    create_engine(settings.engine, load_bundle(settings.model))  # what is wrong with them is wrong with every case
+    bundle, _ = _model(settings)  # what is wrong with it is wrong with every case
+    bundle.population.read(settings.covariates)
     notes = duplicate_warnings(cases)
     for note in dict.fromkeys(notes.values()):
         log(f"Warning: {note}")
@@ -102,20 +113,20 @@ def find_model(model: str | None) -> Path:
 
 def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
     """(prediction, what it was made from) of one case."""
-    tumour = load_case(case)
+    bundle, engine = for_case(case, bundle, engine)
+    covariates = covariates_of(case, bundle, settings.covariates)
+    tumour = load_case(case, settings.force)
     prediction = predict_image(
-        tumour, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices
-    )
+        tumour, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices, covariates=covariates,
+        force=settings.force, horizons_months=settings.horizons_months,
+    )  # fmt: skip
     given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": tumour.segment_name}
     return prediction, given
 
 
-def _write_case(prediction: Prediction, given: dict, folder: Path, title: str | None) -> None:
-    survival_figure(prediction, folder / "survival_curve.png", title)
-    write_csv(folder / "survival_curve.csv", *curve_table(prediction))
-    write_csv(folder / "slices.csv", *slice_table(prediction))
-    # Last: where there is a prediction.json, the other files are there too.
-    write_json(folder / "prediction.json", {**to_dict(prediction), "input": given})
+def _write_case(prediction: Prediction, given: dict, folder: Path, title: str | None, settings: Settings) -> None:
+    picture = partial(survival_png, prediction, title)
+    write_case_folder(prediction, folder, given, patient=title, picture=picture, report=settings.report)
 
 
 @contextlib.contextmanager
@@ -195,7 +206,7 @@ def _model(settings: Settings):
     number of jobs.
     """
     threadpool_limits(limits=1, user_api="blas")
-    bundle = load_bundle(settings.model)
+    bundle = load_bundle(settings.model).for_population(settings.population)
     return bundle, create_engine(settings.engine, bundle)
 
 
@@ -206,7 +217,7 @@ def _one(case: Case, settings: Settings, note: str | None, details: Path | None)
         prediction, given = _predict(case, **_worker, settings=settings)
         if details is not None:
             with _output_folder(details / case.folder_name) as folder:
-                _write_case(prediction, given, folder, case.patient_id)
+                _write_case(prediction, given, folder, case.patient_id, settings)
         return prediction
 
     return attempt(case, work, note)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Callable, Iterable, NamedTuple, Optional
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
+from .engines import create_engine
 from .errors import Cancelled, CNNSurvivalError, UsageError, existing
 from .files import ensure_output_folder, write_csv
 from .hazards import MONTH_DAYS, survival_at
@@ -58,8 +59,11 @@ def cases_of(source: str, path=None, scene=None) -> list[Case]:
 # --- One case -------------------------------------------------------------------------------------------------
 
 
-def load_case(case: Case) -> TumourImage:
-    """The CT and mask of a case, from its files or from its nodes. Raises CNNSurvivalError for what has a problem."""
+def load_case(case: Case, force: bool = False) -> TumourImage:
+    """The CT and mask of a case, from its files or from its nodes. Raises CNNSurvivalError for what has a problem.
+
+    force: an image of another DICOM modality than CT is read, with a warning.
+    """
     if case.problem:
         raise CNNSurvivalError(case.problem)
     if case.nodes is not None:
@@ -67,7 +71,7 @@ def load_case(case: Case) -> TumourImage:
 
         return read_nodes(case.nodes)
     image, mask = existing(case.image_path, "image"), existing(case.mask_path, "mask")
-    return read_case(image, mask, case.segment, case.series_uid)
+    return read_case(image, mask, case.segment, case.series_uid, force)
 
 
 def predict_image(tumour: TumourImage, bundle, engine=None, progress=None, **options) -> Prediction:
@@ -77,11 +81,28 @@ def predict_image(tumour: TumourImage, bundle, engine=None, progress=None, **opt
 
 
 def predict_case(case: Case, bundle, engine=None, progress=None, **options) -> Prediction:
-    """The prediction of a case: ``load_case``, then ``predict_image``, with the case's own covariates."""
+    """The prediction of a case: ``load_case``, then ``predict_image``, with the case's own population and covariates.
+
+    The bundle's population and ``covariates`` are those of cases that do not name their own.
+    """
     if progress is not None:
         progress("Reading CT and mask", 0.0)
-    options.setdefault("covariates", case.covariates)
-    return predict_image(load_case(case), bundle, engine, progress, **options)
+    bundle, engine = for_case(case, bundle, engine)
+    options["covariates"] = covariates_of(case, bundle, options.get("covariates"))
+    return predict_image(load_case(case, options.get("force", False)), bundle, engine, progress, **options)
+
+
+def for_case(case: Case, bundle, engine=None) -> tuple:
+    """(bundle, engine) for the population that the case names; those given where it names none."""
+    if case.population in (None, bundle.population.name):
+        return bundle, engine
+    bundle = bundle.for_population(case.population)
+    return bundle, None if engine is None else create_engine(engine.name, bundle)
+
+
+def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> dict:
+    """What is known of a case beside the image: name -> number, the case's own before ``others``."""
+    return {**bundle.population.read(others or {}), **bundle.population.read(case.covariates)}
 
 
 def attempt(case: Case, predict_one: Callable, note: Optional[str] = None) -> Outcome:

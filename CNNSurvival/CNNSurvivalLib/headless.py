@@ -36,10 +36,12 @@ def _run(options) -> int:
     from CNNSurvivalLib.errors import DONE, SOME_FAILED
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
-    bundle = load_bundle(options.model or default_bundle_folder())
+    bundle = load_bundle(options.model or default_bundle_folder()).for_population(options.population)
+    bundle.population.read(dict(options.covariate))  # what is wrong with a value is wrong with every case
     engine = create_engine("numpy", bundle)
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
-    changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices}
+    changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices, "force": options.force,
+               "covariates": dict(options.covariate)}  # fmt: skip
 
     def log(outcome) -> None:
         print(f"{outcome.case.patient_id}: {outcome.reason or 'predicted'}", flush=True)
@@ -48,6 +50,8 @@ def _run(options) -> int:
         cases, lambda case, progress: predict_case(case, bundle, engine, progress, **changes), log
     )
     failed = write_tables(options.output, outcomes)
+    default = "" if options.population else " (the model's default)"
+    print(f"Population: {bundle.population.title}{default}", flush=True)
     print(f"{sentence(outcomes, stopped, options.output)}\n{RESEARCH_USE_ONLY}", flush=True)
     return SOME_FAILED if failed else DONE
 
@@ -56,14 +60,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headless.py", description="Predict survival for many patients in Slicer.")
     cases = parser.add_mutually_exclusive_group(required=True)
     cases.add_argument("--manifest", metavar="CSV", help="a table with the columns image and mask and, if needed, "
-                       "segment, series_uid, patient_id, time_days and event; paths relative to it")  # fmt: skip
+                       "segment, series_uid, patient_id, population, time_days, event and covariates; paths "
+                       "relative to it")  # fmt: skip
     cases.add_argument("--folder", metavar="FOLDER", help="a folder with a sub-folder for each patient, or with pairs "
                        "of files")  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FOLDER", help="gets predictions.csv and failures.csv")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model's folder (default: the one that ships)")
     parser.add_argument("--min-roi", type=int, metavar="PX", help="as in cnn-survival predict")
     parser.add_argument("--max-slices", type=int, metavar="N", help="as in cnn-survival predict")
+    parser.add_argument("--population", metavar="NAME", help="as in cnn-survival predict")
+    parser.add_argument("--covariate", type=_named_value, action="append", default=[], metavar="NAME=VALUE",
+                        help="as in cnn-survival predict")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="as in cnn-survival predict")
     return parser
+
+
+def _named_value(text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE, such as age_years=63")
+    return name, value
 
 
 def _find_library() -> None:

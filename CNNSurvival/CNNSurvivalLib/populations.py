@@ -21,6 +21,14 @@ from .errors import CNNSurvivalError, UsageError
 # Hazards are kept this far from 0 and 1, so that their logits are finite.
 _EPSILON = 1e-12
 _MISSING = ("", "na", "nan", "n/a", "none", "unknown", "?")
+# Other names of a covariate's column, without regard to case, and other words for its values.
+_ALIASES = {
+    "age_years": ("age",),
+    "n_stage": ("n", "clinical.n.stage"),
+    "t_stage": ("t", "clinical.t.stage"),
+    "hpv": ("hpv_status",),
+}
+_SPELLINGS = {"hpv": {"-": "negative", "+": "positive", "neg": "negative", "pos": "positive"}}
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Covariate:
     def parse(self, text) -> Optional[float]:
         """The value as a number; None where it is not known.
 
+        Stages may be written N2, 2, 2.0, N2b or 2b (the letter is left out); NX is not known. HPV may be + or -.
+
         Raises
         ------
         UsageError
@@ -50,8 +60,11 @@ class Covariate:
         if text.casefold() in _MISSING:
             return None
         if self.choices is not None:
+            plain = self._plain(text)
+            if plain is None:
+                return None
             for choice, value in self.choices.items():
-                if text.casefold() in (choice.casefold(), f"{value:g}"):
+                if plain.casefold() in (choice.casefold(), f"{value:g}"):
                     return float(value)
             raise UsageError(f"The {self.label} '{text}' is unknown; give one of {', '.join(self.choices)}.")
         try:
@@ -64,6 +77,25 @@ class Covariate:
                 "or leave it out."
             )
         return value
+
+    def _plain(self, text: str) -> Optional[str]:
+        """The text as ``choices`` has it, as far as its spelling goes; None for an unknown stage."""
+        text = _SPELLINGS.get(self.name, {}).get(text.casefold(), text)
+        text = text[:-2] if text.endswith(".0") else text
+        if not self.name.endswith("_stage"):
+            return text
+        return None if text.upper() in ("NX", "TX", "X") else text.rstrip("abcdABCD")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a column or option with its value may be called, without regard to case; the first is ``name``."""
+        return (self.name, *_ALIASES.get(self.name, ()))
+
+    def value_in(self, values: Mapping) -> Optional[float]:
+        """Its number among ``values`` (name -> text or number): of several names the first with a known value."""
+        given = {str(name).strip().casefold(): value for name, value in values.items()}
+        found = (self.parse(given.get(name.casefold())) for name in self.names)
+        return next((value for value in found if value is not None), None)
 
     def shown(self, value: float) -> str:
         """A value for people: "63 years", "N2"."""
@@ -155,12 +187,15 @@ class Population:
     def read(self, values: Mapping) -> dict:
         """Name -> number of the covariates that are known among ``values`` (name -> text or number).
 
-        Names are compared without regard to case; what the population does not know is left alone. Raises UsageError
-        for an impossible value.
+        Names are compared without regard to case, and may be one of ``Covariate.names``; what the population does not
+        know is left alone. Raises UsageError for an impossible value.
         """
-        given = {str(name).strip().casefold(): value for name, value in values.items()}
-        found = {each.name: each.parse(given.get(each.name.casefold())) for each in self.covariates}
+        found = {each.name: each.value_in(values) for each in self.covariates}
         return {name: value for name, value in found.items() if value is not None}
+
+    def takes(self, name: str) -> bool:
+        """Whether a covariate of that name is one of this population's."""
+        return str(name).strip().casefold() in {known.casefold() for each in self.covariates for known in each.names}
 
     def covariate_shift(self, known: Mapping[str, float]) -> float:
         """What the known covariates add to the logit of every hazard; 0 with none.

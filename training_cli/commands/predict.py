@@ -7,7 +7,7 @@ from pathlib import Path
 
 from CNNSurvivalLib.engines import ENGINES
 
-from ..options import DONE, SOME_FAILED, STOPPED, add_command, print_table, whole_number
+from ..options import DONE, SOME_FAILED, STOPPED, add_command, months, named_value, print_table, whole_number
 
 PREDICT_DESCRIPTION = """\
 Predict survival from a CT and a tumour contour.
@@ -15,10 +15,15 @@ Predict survival from a CT and a tumour contour.
 One case:   cnn-survival predict --image CT --mask MASK --output FOLDER
 Many cases: cnn-survival predict --manifest cases.csv --output FOLDER
 
-For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve), and
-slices.csv (which CT slices were used). For many it gets predictions.csv (a row per case) and failures.csv (the cases
-that could not be predicted, and why).
+For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve),
+horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf. For many
+it gets predictions.csv (a row per case) and failures.csv (the cases that could not be predicted, and why).
+
+A model serves one or more populations of patients ('cnn-survival models' lists them). Say to which the patient belongs;
+where you do not, the model's default is taken, and the output names it. Age, stage and the like are optional; with none
+the prediction is that of the image alone.
 """
+SHORTCUTS = {"age": "age_years", "n_stage": "n_stage", "hpv": "hpv"}  # option -> the covariate's name
 
 
 def add_predict(commands) -> None:
@@ -35,12 +40,14 @@ def add_predict(commands) -> None:
                       "has several (leave it out to see them)")  # fmt: skip
     many = command.add_argument_group("many cases")
     many.add_argument("--manifest", type=Path, metavar="CSV", help="a table with the columns image and mask (paths "
-                      "relative to the table) and, if needed, segment, series_uid, patient_id; time_days and event are "
-                      "carried into predictions.csv, so that 'cnn-survival evaluate' can score it")  # fmt: skip
+                      "relative to the table) and, if needed, segment, series_uid, patient_id, population and "
+                      "covariates such as age_years and n_stage; time_days and event are carried into predictions.csv, "
+                      "so that 'cnn-survival evaluate' can score it")  # fmt: skip
     many.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="how many cases at once (default 1); "
                       "each takes the memory of one CT")  # fmt: skip
     many.add_argument("--details", action="store_true", help="also write the files of a single case for every case, "
                       "into FOLDER/<patient_id>")  # fmt: skip
+    _add_patient_options(command.add_argument_group("the patient (with --manifest: of rows that do not say)"))
     model = command.add_argument_group("model")
     model.add_argument("--model", metavar="MODEL", help="the model: its folder, or the id of one that ships with this "
                        "software (see 'cnn-survival models'); default: the model marked there")  # fmt: skip
@@ -50,26 +57,55 @@ def add_predict(commands) -> None:
                        "pixels at the model's pixel size (default: the model's, usually 250)")  # fmt: skip
     model.add_argument("--max-slices", type=whole_number, metavar="N", help="use at most so many slices, the best "
                        "ranked (default: the model's, usually 20)")  # fmt: skip
+    command.add_argument("--horizons", type=months, default=None, metavar="MONTHS,MONTHS", help="when survival is "
+                         "wanted, in months (default: 6,12,18,24,36)")  # fmt: skip
+    command.add_argument("--report", action="store_true", help="also write report.pdf, the result on one page (for "
+                         "many cases with --details)")  # fmt: skip
+    command.add_argument("--force", action="store_true", help="predict from an image that is no CT all the same; the "
+                         "result means nothing unless its values are Hounsfield units")  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go; made if "
                          "it does not exist, older results of the same name are replaced")  # fmt: skip
 
 
+def _add_patient_options(group) -> None:
+    group.add_argument("--population", metavar="NAME", help="to which of the model's populations the patient belongs "
+                       "(default: the model's default, named in the output)")  # fmt: skip
+    group.add_argument("--age", metavar="YEARS", help="short for --covariate age_years=YEARS")
+    group.add_argument("--n-stage", metavar="N", help="short for --covariate n_stage=N, such as 2, N2 or N2b")
+    group.add_argument("--hpv", metavar="STATUS", help="short for --covariate hpv=STATUS: positive or negative")
+    group.add_argument("--covariate", type=named_value, action="append", default=[], metavar="NAME=VALUE",
+                       help="what is known beside the image; may be given several times")  # fmt: skip
+
+
+def covariates(options) -> dict:
+    """What the options say of the patient: name -> text."""
+    short = {name: getattr(options, option) for option, name in SHORTCUTS.items()}
+    return {**{name: text for name, text in short.items() if text is not None}, **dict(options.covariate)}
+
+
 def _run_predict(options) -> int:
     _check_predict_options(options)
+    from CNNSurvivalLib.bundle import load_bundle
     from CNNSurvivalLib.io.case import Case
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
     from CNNSurvivalLib.report.text import sentence, summary
 
     from .. import predict
 
-    settings = predict.Settings(predict.find_model(options.model), options.engine, options.min_roi, options.max_slices)
+    settings = predict.Settings(
+        predict.find_model(options.model), options.engine, options.min_roi, options.max_slices, options.population,
+        covariates(options), options.force, options.horizons or predict.HORIZONS_MONTHS, options.report,
+    )  # fmt: skip
+    bundle = load_bundle(settings.model).for_population(settings.population)
     if options.manifest is not None:
-        return _run_manifest(options, settings)
+        return _run_manifest(options, settings, bundle)
     case = Case(str(options.image), str(options.mask), segment=options.segment, series_uid=options.series_uid)
     prediction = predict.predict_to_folder(case, options.output, settings)
     for text in prediction.warnings:
         print(f"Warning: {text}", file=sys.stderr)
+    _say_unused(settings.covariates, [prediction.population])
     print_table(summary(prediction))
+    print(population_line(bundle, options.population))
     print(f"\n{sentence(prediction)}\nResults are in '{options.output}'. {RESEARCH_USE_ONLY}")
     return DONE
 
@@ -82,13 +118,33 @@ def _check_predict_options(options) -> None:
             options.parser.error(f"give {' and '.join(missing)} (one case), or --manifest (many cases)")
         if options.details or options.jobs != 1:
             options.parser.error("--details and --jobs go with --manifest")
+    elif options.report and not options.details:
+        options.parser.error("--report goes with --details where there are many cases")
     elif one_case:
         options.parser.error(
             f"--{one_case[0].replace('_', '-')} does not go with --manifest, which names its own cases"
         )
 
 
-def _run_manifest(options, settings) -> int:
+def _say_unused(given: dict, populations) -> None:
+    """One sentence for what was entered and is no covariate of any of these populations."""
+    unused = [name for name in given if not any(each.takes(name) for each in populations)]
+    if unused:
+        title = populations[0].title
+        known = ", ".join(each.name for each in populations[0].covariates) or "none"
+        verb = "was" if len(unused) == 1 else "were"
+        print(f"Warning: {', '.join(unused)} {verb} not used; the covariates of the population '{title}' are: {known}.",
+              file=sys.stderr)  # fmt: skip
+
+
+def population_line(bundle, asked: str | None) -> str:
+    """Whom the prediction is for, for the terminal."""
+    choice = "choose with --population" if len(bundle.populations) > 1 else "it has no other"
+    hint = "" if asked else f" (the model's default; {choice})"
+    return f"Population: {bundle.population.title}{hint}"
+
+
+def _run_manifest(options, settings, bundle) -> int:
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
     from .. import predict
@@ -97,6 +153,8 @@ def _run_manifest(options, settings) -> int:
         options.manifest, options.output, settings, options.jobs, options.details,
         log=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
+    _say_unused(settings.covariates, [bundle.population, *bundle.populations])
+    print(population_line(bundle, options.population))
     print(f"{result.done} of {result.done + result.failed} cases predicted; results are in '{options.output}'.")
     if result.failed:
         print(f"{result.failed} failed; 'failures.csv' there says why.")

@@ -411,30 +411,16 @@ KNOWN_COVARIATES = {
     "t_stage": Covariate("t_stage", "T stage", "", 0, 4, {"T0": 0, "T1": 1, "T2": 2, "T3": 3, "T4": 4}),
     "hpv": Covariate("hpv", "HPV", "", 0, 1, {"negative": 0, "positive": 1}),
 }
-# Ways in which tables write a choice.
-_SPELLINGS = {"hpv": {"-": "negative", "+": "positive", "neg": "negative", "pos": "positive"}}
 
 
 def covariate_values(table, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of a patients' table as numbers, NaN where not known; name -> float [patients].
 
-    Stages may be written N2, 2, N2b or 2b (the letter is left out). Raises UsageError for a value that is none.
+    Columns and values may be written as ``Covariate`` says. Raises UsageError for a value that is none.
     """
-    values = {}
-    for name in names:
-        covariate, column = KNOWN_COVARIATES[name], table[name] if name in table else [None] * len(table)
-        parsed = [covariate.parse(_spelled(covariate, text)) for text in column]
-        values[name] = np.array([np.nan if value is None else value for value in parsed])
-    return values
-
-
-def _spelled(covariate: Covariate, text) -> str:
-    text = "" if text is None or text != text else str(text).strip()
-    text = _SPELLINGS.get(covariate.name, {}).get(text.casefold(), text)
-    if covariate.name.endswith("_stage"):
-        text = text.removesuffix(".0").rstrip("abcdABCD")
-        return "" if text.upper() in ("NX", "TX", "X") else text
-    return text
+    rows = table.to_dict("records")
+    known = {name: [KNOWN_COVARIATES[name].value_in(row) for row in rows] for name in names}
+    return {name: np.array([np.nan if v is None else v for v in found], float) for name, found in known.items()}
 
 
 def compare_terms(

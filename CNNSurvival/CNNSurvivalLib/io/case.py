@@ -53,6 +53,12 @@ class Case:
     nodes: object = None
 
     @property
+    def population(self) -> str | None:
+        """Whom the table's column "population" says the patient belongs to; None where it says nothing."""
+        named = (text for name, text in self.covariates.items() if name.strip().casefold() == "population")
+        return str(next(named, "")).strip() or None
+
+    @property
     def image_path(self) -> Path:
         return Path(self.image) if self.folder is None else self.folder / self.image
 

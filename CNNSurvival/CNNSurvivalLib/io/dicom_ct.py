@@ -28,19 +28,19 @@ HEADER = [
 MOST_MISSING = 5
 
 
-def read_series_in_folder(folder: Path, series_uid: str | None) -> Volume:
-    """The CT series of a folder, or the one with that UID."""
-    return _read_series(folder, _headers(folder), series_uid)
+def read_series_in_folder(folder: Path, series_uid: str | None, force: bool = False) -> Volume:
+    """The CT series of a folder, or the one with that UID. Another modality is refused, or a warning with ``force``."""
+    return _read_series(folder, _headers(folder), series_uid, force)
 
 
-def read_series_of_file(path: Path, series_uid: str | None) -> Volume:
+def read_series_of_file(path: Path, series_uid: str | None, force: bool = False) -> Volume:
     """A file stands for its series: that of the same folder, or the one it holds (enhanced CT)."""
     with reading("CT", path):
         header = read_dataset(path, specific_tags=HEADER, stop_before_pixels=True)
     if str(header.get("Modality")) in NOT_IMAGES:
         raise CNNSurvivalError(f"The file {path} is a DICOM {header.Modality}, not a CT; give the CT's folder.")
     uid = series_uid or str(header.get("SeriesInstanceUID", ""))
-    return _read_series(path.parent, _headers(path.parent), uid)
+    return _read_series(path.parent, _headers(path.parent), uid, force)
 
 
 def is_ct_slice(path: Path, dataset) -> bool:
@@ -129,13 +129,18 @@ def _header(path: Path, dataset) -> _Header:
     )
 
 
-def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | None) -> Volume:
+def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | None, force: bool) -> Volume:
     series: dict = {}
     unfit: dict = {}
     for header in headers:
         (unfit if header.unfit else series).setdefault(header.series_uid, []).append(header)
     chosen = _choose_series(folder, series, unfit, series_uid)
     modality = chosen[0].modality
+    if modality not in ("", "CT") and not force:
+        raise CNNSurvivalError(
+            f"The series in {folder} is of modality {modality}, not CT; choose the CT, or use --force to predict all "
+            "the same."
+        )
     notes = [] if modality == "CT" else [
         f"The series is of modality {modality or 'unknown'}, not CT; the model was trained on Hounsfield units, so the "
         "result means nothing for other images."

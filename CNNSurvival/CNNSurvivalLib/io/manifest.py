@@ -18,7 +18,8 @@ def read_manifest(path) -> list[Case]:
     path
         A CSV file with the columns image and mask, paths relative to the file, and, if it has them, segment,
         patient_id, series_uid, time_days (days) and event (1 = died, 0 = censored). Upper and lower case of these
-        names do not matter. Other columns are kept as covariates.
+        names do not matter. Other columns are kept as covariates; of these ``population`` says whom a patient
+        belongs to.
 
     Returns
     -------

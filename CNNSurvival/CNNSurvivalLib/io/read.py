@@ -40,7 +40,9 @@ class TumourImage:
     segment_name: str
 
 
-def read_case(image, mask, segment: str | None = None, series_uid: str | None = None) -> TumourImage:
+def read_case(
+    image, mask, segment: str | None = None, series_uid: str | None = None, force: bool = False
+) -> TumourImage:
     """Read a CT and the mask of its tumour, brought onto the CT's grid.
 
     image: NRRD, NIfTI or MetaImage file, or a folder with a DICOM series (or one file of it). Several CT series in
@@ -52,6 +54,8 @@ def read_case(image, mask, segment: str | None = None, series_uid: str | None = 
     ``segment`` is a name (exact, else without regard to case and surrounding spaces) or a label; it may be left out
     where there is only one. A mask on another grid is resampled by nearest neighbour, with a warning.
 
+    force: a DICOM series of another modality than CT is read, with a warning; otherwise it is refused.
+
     Raises CNNSurvivalError, with one sentence, for whatever cannot be read or does not belong together; UsageError,
     its subclass, where another path, name or choice would do.
     """
@@ -59,7 +63,7 @@ def read_case(image, mask, segment: str | None = None, series_uid: str | None = 
     for what, path in (("CT", image), ("mask", mask)):
         if not path.exists():
             raise UsageError(f"There is no {what} at {path}; check the path.")
-    ct = _read_ct(image, series_uid)
+    ct = _read_ct(image, series_uid, force)
     check_geometry("CT", image, ct.ijk_to_lps)
     found = _read_mask(mask, segment, ct)
     if not found.array.any():
@@ -76,11 +80,11 @@ def read_case(image, mask, segment: str | None = None, series_uid: str | None = 
     )
 
 
-def _read_ct(path: Path, series_uid: str | None) -> Volume:
+def _read_ct(path: Path, series_uid: str | None, force: bool) -> Volume:
     if path.is_dir():
-        return read_series_in_folder(path, series_uid)
+        return read_series_in_folder(path, series_uid, force)
     if is_dicom("CT", path):
-        return read_series_of_file(path, series_uid)
+        return read_series_of_file(path, series_uid, force)
     if series_uid:
         raise UsageError(f"The CT {path} is not DICOM, so it has no series to choose; leave out --series-uid.")
     return read_ct_image(path)
