@@ -19,7 +19,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .errors import CNNSurvivalError
+from .errors import CNNSurvivalError, NotACT
 
 # Planes tilted against the axial plane by up to this angle are taken for axial: across a 60 mm tumour they
 # leave it by at most 5 mm to either side, less than two of the 3 mm slices of the paper's first cohort.
@@ -554,7 +554,7 @@ def _oblique_warning(axes: _Axes) -> Optional[str]:
 
 
 def check_is_ct(hu) -> None:
-    """Raise CNNSurvivalError for an image that holds neither fat nor air, and so is no CT in Hounsfield units.
+    """Raise NotACT for an image that holds neither fat nor air, and so is no CT in Hounsfield units.
 
     Parameters
     ----------
@@ -563,7 +563,7 @@ def check_is_ct(hu) -> None:
     """
     problem = _not_hu_warning(np.asarray(hu))
     if problem:
-        raise CNNSurvivalError(f"{problem} Choose the CT, or use --force to predict all the same.")
+        raise NotACT(problem)
 
 
 def _not_hu_warning(hu: np.ndarray) -> Optional[str]:
