@@ -17,8 +17,14 @@ from CNNSurvivalLib.mrml.comparison import write_comparison  # noqa: E402
 from CNNSurvivalLib.mrml.explanation import find_explanation, write_explanation  # noqa: E402
 from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation, guess_tumour, guess_volume  # noqa: E402
 from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
-    _grid, ct_and_mask, grid_of, patient_age, patient_name, predict_nodes, words_of_the_panel,
-)  # fmt: skip
+    _grid,
+    ct_and_mask,
+    grid_of,
+    patient_age,
+    patient_name,
+    predict_nodes,
+    words_of_the_panel,
+)
 from CNNSurvivalLib.mrml.nodes import nodes_of  # noqa: E402
 from CNNSurvivalLib.mrml.results import all_results, find_result, label_of, read_prediction, read_record, write_result  # noqa: E402
 from CNNSurvivalLib.prediction import predict, revise  # noqa: E402
