@@ -76,6 +76,8 @@ class CNNSurvivalParameterNode:
     volume - The CT.
     segmentation, segmentId - The tumour.
     modelId - The model's name and version, as in Bundle.id; empty for the one that comes as default.
+    population - Which of the model's populations the patient belongs to; empty for its default.
+    force - Whether to predict from an image that does not look like a CT.
     minimumRoi - Slices with fewer tumour pixels are not used.
     maximumSlices - At most this many of the best slices are used.
     horizons - The months at which S(t) is shown, with commas between.
@@ -85,6 +87,8 @@ class CNNSurvivalParameterNode:
     segmentation: vtkMRMLSegmentationNode
     segmentId: str
     modelId: str
+    population: str
+    force: bool
     minimumRoi: Annotated[int, WithinRange(1, 1000000)] = 250
     maximumSlices: Annotated[int, WithinRange(1, 10000)] = 20
     horizons: str = "6, 12, 18, 24, 36"
@@ -98,7 +102,7 @@ class CNNSurvivalParameterNode:
 class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel. It shows the parameter node and the result nodes of its inputs, and computes nothing.
 
-    The boxes Inputs and Result are here, the others in CNNSurvivalLib/widgets. The library is imported inside
+    The boxes Inputs and Advanced are here, the others in CNNSurvivalLib/widgets. The library is imported inside
     functions: it brings scipy, which would slow Slicer's start.
     """
 
@@ -111,7 +115,6 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updating = False  # while the code fills the panel, its signals do not come from the user
         self._guessedFor = ""  # ID of the CT for which the tumour was last looked for
         self._shown = (None, None)  # the record that is shown, as text, and its prediction
-        self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
 
     # --- Life of the panel
 
@@ -121,6 +124,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.widgets.explain_box import ExplainSection
         from CNNSurvivalLib.widgets.export_box import ExportSection
         from CNNSurvivalLib.widgets.model_box import ModelSection
+        from CNNSurvivalLib.widgets.patient_box import PatientSection
+        from CNNSurvivalLib.widgets.result_box import ResultSection
         from CNNSurvivalLib.widgets.runner import Runner
         from CNNSurvivalLib.widgets.slices_box import SlicesSection
 
@@ -129,17 +134,16 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.ui.summaryTable.verticalHeader().hide()
-        self.ui.summaryTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        self.ui.summaryTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
 
         self.logic = CNNSurvivalLogic()
         self.runner = Runner(self.ui, self._onRunning)
-        self.models = ModelSection(self.ui, self.logic, self._onModelSelected)
+        self.models = ModelSection(self.ui, self.logic, self._onModelSelected, self._onPopulationSelected)
+        self.patient = PatientSection(self.ui, self._onPatientChanged, self.runner.showStatus)
+        self.result = ResultSection(self.ui)
         self.slices = SlicesSection(self.ui, self._onUsedChanged)
         self.compare = CompareSection(self.ui, self.logic, self._result)
         shown = (self._prediction, self._volumeAndResult)
-        self.explain = ExplainSection(self.ui, self.logic, self.runner, self._engine, *shown)
+        self.explain = ExplainSection(self.ui, self.logic, self.runner, self._engineOf, *shown)
         self.export = ExportSection(self.ui, self.logic, self.runner, *shown)
         self.batch = BatchSection(self.ui, self.logic, self.runner, lambda: self.models.bundle, self._options)
 
@@ -179,9 +183,10 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event) -> None:
         self.runner.cancel()
         self.setParameterNode(None)
+        self.patient.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
-        self._predictedFrom.clear()
+        self.result.forget()
         self.runner.showStatus("")
         if self.parent.isEntered:
             self.initializeParameterNode()
@@ -224,8 +229,10 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.mrml.guesses import guess_volume
 
         with slicer.util.NodeModify(p):
-            if not self.models.select(p.modelId):
-                self._setModel(next(iter(self.models.bundles), None))
+            if self.models.select(p.modelId, p.population):
+                p.population = self.models.bundle.population.name
+            elif self.models.bundles and self.models.select(self.models.bundles[0].id):
+                self._setModel(self.models.bundle)
             if not p.volume:
                 p.volume = guess_volume(slicer.mrmlScene)
             if not p.segmentation:
@@ -254,6 +261,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         volumeId, self._guessedFor = self._guessedFor, self._id(p.volume)
         if not p.volume or volumeId == self._guessedFor:
             return
+        p.force = False  # it was meant for one image
         if not p.segmentation or not refers_to(p.segmentation, p.volume):
             self._guessTumour()
 
@@ -285,10 +293,15 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._setModel(bundle)
             self._checkCanPredict()
 
+    def _onPopulationSelected(self, name) -> None:
+        if not self._updating and self._parameterNode:
+            self._parameterNode.population = name
+
     def _setModel(self, bundle) -> None:
         if bundle:
             with slicer.util.NodeModify(self._parameterNode):
                 self._parameterNode.modelId = bundle.id
+                self._parameterNode.population = bundle.population.name
                 self._parameterNode.minimumRoi = bundle.preprocessing.min_roi_px
                 self._parameterNode.maximumSlices = bundle.max_slices
 
@@ -313,48 +326,24 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.segmentSelector.setCurrentNode(p.segmentation)
         if p.segmentation:
             self.ui.segmentSelector.setCurrentSegmentID(p.segmentId)
-        self.models.select(p.modelId)
+        self.models.select(p.modelId, p.population)
+        self.patient.show(self.models.bundle, p.volume, self._currentPrediction())
         self.ui.sampleButton.visible = not p.volume
 
     def _checkCanPredict(self) -> None:
+        from CNNSurvivalLib.widgets.predict_button import showWhetherReady
+
         if self.runner.running:
             return
         p = self._parameterNode
-        missing = [
-            text
-            for text, present in (
-                (_("a CT volume"), p and p.volume),
-                (_("a segmentation"), p and p.segmentation),
-                (_("the tumour's segment"), p and self._segmentExists()),
-                (_("a model that can be used"), self.models.bundle),
-            )
-            if not present
-        ]
-        self.ui.predictButton.enabled = not missing
-        self.ui.predictButton.toolTip = (
-            _("First choose {missing}.").format(missing=", ".join(missing))
-            if missing
-            else _("Predict the survival curve of a patient with this tumour.")
-        )
+        showWhetherReady(self.ui.predictButton, p, bool(p and self._segmentExists()), self.models.bundle)
 
     def _showResult(self) -> None:
-        from CNNSurvivalLib.mrml.results import read_record
-
         result = self._result()
-        self.ui.resultCollapsibleButton.visible = result is not None
         self.slices.show(self._prediction())
         for section in (self.compare, self.explain, self.export):
             section.show()
-        if result is None:
-            return
-        record = read_record(result)
-        warnings = [_("Warning: {text}").format(text=text) for text in record.get("warnings", [])]
-        self.ui.sentenceLabel.text = record.get("sentence", "")
-        self.ui.warningsLabel.text = "\n".join(warnings)
-        self.ui.warningsLabel.visible = bool(warnings)
-        self.ui.summaryTable.setMRMLTableNode(result.summary)
-        before = self._predictedFrom.get(result.record.GetID())
-        self.ui.staleLabel.visible = before is not None and before != self._segmentTime()
+        self.result.show(result, self._segmentTime() if result else 0, self._currentPrediction() is not None)
 
     def _result(self):
         from CNNSurvivalLib.mrml.results import find_result
@@ -376,6 +365,11 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._shown = (text, found)
         return self._shown[1]
 
+    def _currentPrediction(self):
+        """The prediction that is shown, where it is of the chosen model and population; else None."""
+        prediction = self._prediction()
+        return prediction if self.models.made(prediction) else None
+
     def _segmentTime(self) -> int:
         """When the segment was last changed, in VTK's count of this session."""
         from CNNSurvivalLib.mrml.inputs import segment_time
@@ -391,11 +385,12 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "minimumRoi": p.minimumRoi,
             "maximumSlices": p.maximumSlices,
             "horizons": p.horizons,
-            "engine": self._engine(),
+            "engine": self._engineOf(self.models.bundle),
+            "force": p.force,
         }
 
-    def _engine(self):
-        return self.logic.engine(self.models.engineName, self.models.bundle)
+    def _engineOf(self, bundle):
+        return self.logic.engine(self.models.engineName, bundle)
 
     def onPredictButton(self, checked=False) -> None:
         p = self._parameterNode
@@ -403,22 +398,23 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         result = self.runner.click(self.ui.predictButton, self._predict)
         if result is not None:
-            self._predictedFrom[result.record.GetID()] = self._segmentTime()
+            self.result.predicted(result, self._segmentTime())
             self._onParametersChanged()
             self.logic.showChart(result.chart)
 
     def _predict(self, progress):
         p = self._parameterNode
         return self.logic.process(
-            p.volume, p.segmentation, p.segmentId, self.models.bundle, progress=progress, **self._options()
-        )
+            p.volume, p.segmentation, p.segmentId, self.models.bundle, progress=progress,
+            covariates=self.patient.values, **self._options(),
+        )  # fmt: skip
 
     def _onRunning(self) -> None:
         """Work has begun, or ended."""
         running = self.runner.running
         ui = self.ui
-        for section in (ui.inputsCollapsibleButton, ui.advancedCollapsibleButton, ui.resultCollapsibleButton,
-                        ui.slicesCollapsibleButton):  # fmt: skip
+        for section in (ui.inputsCollapsibleButton, ui.patientCollapsibleButton, ui.advancedCollapsibleButton,
+                        ui.resultCollapsibleButton, ui.slicesCollapsibleButton):  # fmt: skip
             section.enabled = not running
         for button in (ui.predictButton, ui.explainButton, ui.exportButton, ui.batchButton):
             button.enabled = not running or self.runner.isRunning(button)
@@ -434,18 +430,20 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode and self._prediction() is not None:
             self._revise(horizons=self._parameterNode.horizons)
 
+    def _onPatientChanged(self) -> None:
+        if self._parameterNode and self._currentPrediction() is not None:
+            self._revise(covariates=self.patient.values)
+
     def _onUsedChanged(self, used) -> None:
         self._revise(used=used)
 
     def _revise(self, **changes) -> None:
-        p, result = self._parameterNode, self._result()
-        stale = self._predictedFrom.get(result.record.GetID())
+        p = self._parameterNode
         try:
             self.logic.revise(self._prediction(), p.volume, p.segmentation, p.segmentId, **changes)
             self.runner.showStatus("")
         except CNNSurvivalError as error:
             self.runner.showStatus(str(error))
-        self._predictedFrom[result.record.GetID()] = stale
         self._onParametersChanged()
 
     @staticmethod
@@ -468,34 +466,36 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         return CNNSurvivalParameterNode(super().getParameterNode())
 
     def process(self, volume, segmentation, segmentId, bundle=None, minimumRoi=None, maximumSlices=None, engine=None,
-                progress=None, horizons=None):  # fmt: skip
+                progress=None, horizons=None, covariates=None, force=False):  # fmt: skip
         """Predict, and leave the result in the scene (CNNSurvivalLib.mrml.results.Result); works without a window.
 
-        bundle: from CNNSurvivalLib.bundle.load_bundle, None for the default model. minimumRoi, maximumSlices: None
-        for the model's own. engine: from CNNSurvivalLib.engines.create_engine, None for the built-in one. horizons:
-        months as text, "6, 12, 18". Raises CNNSurvivalError where the inputs cannot be used; the scene then stays as
-        it was.
+        bundle: from CNNSurvivalLib.bundle.load_bundle, with for_population for another than its default; None for the
+        default model. minimumRoi, maximumSlices: None for the model's own. engine: from
+        CNNSurvivalLib.engines.create_engine with this bundle, None for the built-in one. horizons: months as text,
+        "6, 12, 18". covariates: {"age_years": 63}, what is known beside the image. force: also from an image that does
+        not look like a CT. Raises CNNSurvivalError where the inputs cannot be used; the scene then stays as it was.
         """
         from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
-        from CNNSurvivalLib.mrml.inputs import predict_nodes
+        from CNNSurvivalLib.mrml.inputs import predict_nodes, words_of_the_panel
         from CNNSurvivalLib.mrml.results import write_result
         from CNNSurvivalLib.report.text import parse_horizons
 
         bundle = bundle or load_bundle(default_bundle_folder())
-        options = {"min_roi_px": minimumRoi, "max_slices": maximumSlices}
+        options = {"min_roi_px": minimumRoi, "max_slices": maximumSlices, "covariates": covariates, "force": force}
         if horizons is not None:
             options["horizons_months"] = parse_horizons(horizons)
-        prediction = predict_nodes(volume, segmentation, segmentId, bundle, engine, progress, **options)
+        with words_of_the_panel():
+            prediction = predict_nodes(volume, segmentation, segmentId, bundle, engine, progress, **options)
         return write_result(slicer.mrmlScene, prediction, volume, segmentation, segmentId)
 
-    def revise(self, prediction, volume, segmentation, segmentId, used=None, horizons=None):
-        """Update the result for other slices (list of bool) or horizons. The network does not run again."""
+    def revise(self, prediction, volume, segmentation, segmentId, used=None, horizons=None, covariates=None):
+        """Update the result for other slices (list of bool), horizons or covariates. The network does not run again."""
         from CNNSurvivalLib.mrml.results import write_result
         from CNNSurvivalLib.prediction import revise
         from CNNSurvivalLib.report.text import parse_horizons
 
         months = None if horizons is None else parse_horizons(horizons)
-        revised = revise(prediction, used, months)
+        revised = revise(prediction, used, months, covariates)
         return write_result(slicer.mrmlScene, revised, volume, segmentation, segmentId)
 
     def explain(self, volume, result, prediction, engine=None, progress=None):
@@ -531,16 +531,19 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
     def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
         """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.
 
-        onRow([patient, risk, median, outcome]): called for each. Returns a sentence that says what was done.
+        onRow(batch.shown(outcome)): called for each. Returns a sentence that says what was done.
         """
         from CNNSurvivalLib import batch
+        from CNNSurvivalLib.mrml.inputs import words_of_the_panel
 
         cases = batch.cases_of(source, path, slicer.mrmlScene)
-        changes = {"min_roi_px": options["minimumRoi"], "max_slices": options["maximumSlices"]}
+        changes = {"min_roi_px": options["minimumRoi"], "max_slices": options["maximumSlices"],
+                   "force": options["force"]}  # fmt: skip
         engine = options["engine"]
 
         def predictOne(case, inside):
-            return batch.predict_case(case, bundle, engine, inside, **changes)
+            with words_of_the_panel():
+                return batch.predict_case(case, bundle, engine, inside, **changes)
 
         outcomes, stopped = batch.run_batch(cases, predictOne, lambda outcome: onRow(batch.shown(outcome)), progress)
         batch.write_tables(folder, outcomes)

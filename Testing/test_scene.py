@@ -10,14 +10,24 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core (pip install sl
 vtk = pytest.importorskip("vtk")
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
 
+from bundle_maker import bundle_info_2, random_weights  # noqa: E402
+from CNNSurvivalLib.bundle import save_bundle  # noqa: E402
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
 from CNNSurvivalLib.mrml.comparison import write_comparison  # noqa: E402
 from CNNSurvivalLib.mrml.explanation import find_explanation, write_explanation  # noqa: E402
 from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation, guess_tumour, guess_volume  # noqa: E402
-from CNNSurvivalLib.mrml.inputs import _grid, ct_and_mask, grid_of, patient_name, predict_nodes  # noqa: E402
+from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
+    _grid,
+    ct_and_mask,
+    grid_of,
+    patient_age,
+    patient_name,
+    predict_nodes,
+    words_of_the_panel,
+)
 from CNNSurvivalLib.mrml.nodes import nodes_of  # noqa: E402
 from CNNSurvivalLib.mrml.results import all_results, find_result, label_of, read_prediction, read_record, write_result  # noqa: E402
-from CNNSurvivalLib.prediction import predict  # noqa: E402
+from CNNSurvivalLib.prediction import predict, revise  # noqa: E402
 from CNNSurvivalLib.slices import axial_geometry  # noqa: E402
 
 SHAPE, SPACING = (20, 80, 90), (3.0, 1.0, 1.0)  # [k, j, i], mm
@@ -822,3 +832,174 @@ def test_the_patients_name_is_looked_up_only_where_it_is(scene):
     study = hierarchy.CreateStudyItem(patient, "CT")
     hierarchy.CreateItem(study, volume)
     assert patient_name(volume) == "Doe^Jane"
+
+
+# --- Populations, covariates, the interval and the mark ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle_2(tmp_path_factory):
+    """A bundle of format version 2, for the populations "here" and "there"."""
+    return save_bundle(tmp_path_factory.mktemp("bundles") / "two", bundle_info_2(), random_weights())
+
+
+def shown_series(result):
+    chart = result.chart
+    return [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
+
+
+def again_with(case, prediction, segment="GTVp", **changes):
+    scene, volume, segmentation = case
+    revised = revise(prediction, **changes)
+    return revised, write_result(scene, revised, volume, segmentation, segment)
+
+
+def test_the_band_is_the_interval_and_the_spread_lies_behind(case, bundle_2):
+    prediction, result = write(case, bundle_2)
+    assert [node.GetName() for node in shown_series(result)] == [
+        "Reference cohort", "GTVp: 10% of slices", "GTVp: 90% of slices", "95% interval: low", "95% interval: high",
+        "GTVp: survival",
+    ]  # fmt: skip
+    assert np.allclose(column(result.curve, "95% interval: low"), prediction.interval_low, atol=1e-4)
+    assert np.allclose(column(result.curve, "95% interval: high"), prediction.interval_high, atol=1e-4)
+    for series in shown_series(result):
+        assert series.GetTableNode().GetTable().GetColumnByName(series.GetYColumnName()) is not None
+    assert result.low_series.GetYColumnName() == "95% interval: low"
+    assert result.spread_low_series.GetYColumnName() == "10th percentile of slices"
+    assert result.spread_low_series.GetColor() != result.low_series.GetColor()
+
+
+def test_without_an_interval_the_band_is_the_spread_as_before(case, bundle_2, tiny_bundle):
+    write(case, bundle_2)
+    own = case[0].AddNewNodeByClass("vtkMRMLPlotSeriesNode", "The user's")
+    find_result(*case, "GTVp").chart.AddAndObservePlotSeriesNodeID(own.GetID())
+    prediction, result = write(case, tiny_bundle)
+    assert [node.GetName() for node in shown_series(result)] == [
+        "The user's", "Reference cohort", "GTVp: 10% of slices", "GTVp: 90% of slices", "GTVp: survival",
+    ]  # fmt: skip
+    assert result.low_series.GetYColumnName() == "10th percentile of slices"
+    assert result.curve.GetTable().GetNumberOfColumns() == 4 and prediction.interval_low is None
+
+
+def test_the_summary_names_population_size_and_covariates(case, bundle_2):
+    there = bundle_2.for_population("there")
+    prediction, result = write(case, there, covariates={"age_years": 63, "n_stage": "N2"})
+    rows = range(result.summary.GetNumberOfRows())
+    texts = {result.summary.GetCellText(row, 0): result.summary.GetCellText(row, 1) for row in rows}
+    assert texts["Population"] == "Patients from there"
+    assert texts["Entered beside the image"] == "age 63 years, N stage N2"
+    assert texts["Tumour"].startswith(f"{prediction.volume_cc:.1f} cc") and "cm2" in texts["Tumour"]
+
+
+def test_covariates_revise_the_result_and_cleared_it_is_the_images_own(case, bundle_2):
+    prediction, result = write(case, bundle_2)
+    image = column(result.curve, "Survival").copy()
+    ids = [node.GetID() for node in result]
+    older, result = again_with(case, prediction, covariates={"age_years": "80", "n_stage": "N3"})
+    assert not np.array_equal(column(result.curve, "Survival"), image)
+    assert read_record(result)["covariates"] == {"age_years": 80.0, "n_stage": 3.0}
+    cleared, result = again_with(case, older, covariates={})
+    assert np.array_equal(cleared.survival, prediction.survival) and cleared.risk == prediction.risk
+    assert np.array_equal(column(result.curve, "Survival"), image)
+    assert [node.GetID() for node in result] == ids
+
+
+def test_outside_the_training_range_is_marked_in_the_chart(case, bundle_2):
+    prediction, result = write(case, bundle_2)
+    curve, chart = result.survival_series, result.chart
+    plain = (curve.GetColor(), curve.GetLineStyle(), chart.GetTitle())
+    assert chart.GetTitle() == "CT GTVp: predicted survival"
+    outside, _ = again_with(case, prediction, covariates={"age_years": 95})
+    assert not outside.inside_training_range
+    assert chart.GetTitle() == "CT GTVp: predicted survival, outside what the model learned from"
+    assert curve.GetLineStyle() == curve.GetLineStyleFromString("dash") and curve.GetColor() != plain[0]
+    curve.SetColor(1, 0, 1)
+    again_with(case, outside, covariates={"age_years": 96})
+    assert curve.GetColor() == (1, 0, 1), "the user's colour stays while the mark does"
+    again_with(case, outside, covariates={"age_years": 60})
+    assert (curve.GetColor(), curve.GetLineStyle(), chart.GetTitle()) == plain
+
+
+def test_population_and_covariates_come_back_with_the_scene(case, bundle_2, tmp_path):
+    scene, there = case[0], bundle_2.for_population("there")
+    prediction, _ = write(case, there, covariates={"age_years": 95, "n_stage": "N1"})
+    path = str(tmp_path / "scene.mrb")
+    assert scene.WriteToMRB(path)
+    again = scene_that_unpacks(tmp_path)
+    assert again.ReadFromMRB(path)
+    nodes = again, again.GetFirstNodeByName("CT"), again.GetFirstNodeByName("Segmentation")
+    loaded = find_result(*nodes, "GTVp")
+    back = read_prediction(loaded, [bundle_2])
+    assert back.population.name == "there" and back.covariates == {"age_years": 95.0, "n_stage": 1.0}
+    assert np.array_equal(back.survival, prediction.survival) and back.outside == prediction.outside
+    assert np.array_equal(back.interval_low, prediction.interval_low)
+    assert len(shown_series(loaded)) == 6 and None not in loaded
+    again_with(nodes, back, covariates={})
+    assert loaded.survival_series.GetLineStyle() == loaded.survival_series.GetLineStyleFromString("solid")
+
+
+def test_a_scene_of_an_earlier_version_is_restored(case, tiny_bundle):
+    """It has no spread series, and its record no population and no covariates."""
+    scene = case[0]
+    prediction, result = write(case, tiny_bundle)
+    for node in (result.spread_low_series, result.spread_high_series):
+        scene.RemoveNode(node)
+    record = read_record(result)
+    for key in ("population", "covariates", "inside_training_range", "volume_cc", "interval_level"):
+        del record[key]
+    del record["provenance"]["population"], record["state"]["volume_cc"], record["state"]["covariates"]
+    result.record.SetText(json.dumps(record))
+    found = find_result(*case, "GTVp")
+    assert found is not None and found.spread_low_series is None and all_results(scene) == [found]
+    back = read_prediction(found, [tiny_bundle])
+    assert np.array_equal(back.survival, prediction.survival) and back.volume_cc is None
+    _, made = again_with(case, back, used=[True, True, False])
+    assert made.chart is result.chart and None not in made and len(shown_series(made)) == 4
+
+
+def test_an_image_that_is_no_ct_in_the_panels_words(case, bundle_2):
+    scene, _volume, segmentation = case
+    magnetic = add_volume(scene, (200 * ball(radius=30) + 20).astype(np.int16), name="MR")
+    with pytest.raises(CNNSurvivalError, match="do not look like Hounsfield units") as caught, words_of_the_panel():
+        predict_nodes(magnetic, segmentation, "GTVp", bundle_2)
+    assert "--force" not in str(caught.value) and "in the box Advanced" in str(caught.value)
+    assert predict_nodes(magnetic, segmentation, "GTVp", bundle_2, force=True).warnings
+
+
+class DicomDatabase:
+    """What patient_age asks ctkDICOMDatabase for."""
+
+    isOpen = True
+
+    def __init__(self, **values):
+        tags = {"age": "0010,1010", "born": "0010,0030", "study": "0008,0020"}
+        self.values = {tags[name]: value for name, value in values.items()}
+
+    def instanceValue(self, instance, tag):
+        return self.values.get(tag, "") if instance == "1.2.3" else ""
+
+
+@pytest.mark.parametrize(
+    ("values", "age"),
+    [
+        ({"age": "063Y"}, "63"),
+        ({"age": "063Y", "born": "19000101", "study": "20200101"}, "63"),
+        ({"age": "018M"}, "1"),
+        ({"age": "003D"}, "0"),
+        ({"age": "about 60", "born": "19500615", "study": "20200614"}, "69"),
+        ({"born": "19500615", "study": "20200615"}, "70"),
+        ({"born": "1950.06.15", "study": "20200615"}, "70"),
+        ({"born": "19500615"}, None),
+        ({"born": "20200615", "study": "19500615"}, None),
+        ({}, None),
+    ],
+)
+def test_the_age_comes_from_dicom(scene, values, age):
+    volume = add_volume(scene)
+    assert patient_age(volume, DicomDatabase(**values)) is None, "not loaded from DICOM"
+    volume.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+    assert patient_age(volume, DicomDatabase(**values)) == age
+    assert patient_age(volume, None) is None and patient_age(None, DicomDatabase(**values)) is None
+    closed = DicomDatabase(**values)
+    closed.isOpen = False
+    assert patient_age(volume, closed) is None

@@ -32,6 +32,7 @@ FOLLOW_UP = ("time_days", "event")
 FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
 EIGHTEEN_MONTHS = 18
 STOPPED = "Not done: the run was stopped before."
+OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
 
 class Outcome(NamedTuple):
@@ -197,15 +198,16 @@ def _known(value) -> Optional[float]:
 
 
 def shown(outcome: Outcome) -> list[str]:
-    """[patient, 18-month risk, median, outcome] for a table on the screen."""
+    """[patient, 18-month risk, median, "inside" or OUTSIDE the training range, outcome] for a table on the screen."""
     if outcome.values is None:
-        return [outcome.case.patient_id, "", "", outcome.reason]
+        return [outcome.case.patient_id, "", "", "", outcome.reason]
     values = dict(zip(PREDICTIONS_HEADER, outcome.values))
     median = values["median_survival_days"]
     return [
         outcome.case.patient_id,
         "" if values["risk_18m"] is None else f"{values['risk_18m']:.0%}",
         "not reached" if median is None else f"{median / MONTH_DAYS:.1f} months",
+        "inside" if values["inside_training_range"] else OUTSIDE,
         values["warnings"] or "predicted",
     ]
 

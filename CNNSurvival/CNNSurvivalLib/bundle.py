@@ -117,15 +117,11 @@ class Bundle:
 
     @property
     def facts(self) -> list[str]:
-        """Disease, training cohorts and metrics, a line each, for a panel."""
+        """Disease, training cohorts and the scores of the population, a line each, for a panel."""
         trained = [c for c in self.info["cohorts"] if "test" not in c["use"]]
         lines = [f"Disease: {self.info['card']['disease']}"]
         lines += [f"Trained on: {c['name']}, {c['patients']} patients, {c['events']} deaths" for c in trained]
-        for name, label in (("concordance", "Concordance"), ("ipa", "IPA")):
-            metric = next((m for m in self.info["metrics"] if m["name"] == name), None)
-            if metric is not None:
-                lines.append(f"{label}: {metric['value']:.2f}{_interval(metric)} on {metric['cohort']}")
-        return lines
+        return lines + score_lines(self.population.metrics or self.info["metrics"])
 
     @property
     def card_text(self) -> str:
@@ -142,6 +138,16 @@ class Bundle:
         """(uint8 [n, crop, crop], hazards [n, m]): synthetic slices and the hazards that ``weights`` give them."""
         test = self.info["self_test"]
         return decode_images(test["images"], self.preprocessing.crop_px), np.array(test["hazards"], dtype=np.float64)
+
+
+def score_lines(metrics: list) -> list[str]:
+    """The concordance and the IPA among metrics (dicts as in bundle.json), a line each for people."""
+    lines = []
+    for name, label in (("concordance", "Concordance"), ("ipa", "IPA")):
+        metric = next((m for m in metrics if m["name"] == name), None)
+        if metric is not None:
+            lines.append(f"{label}: {metric['value']:.2f}{_interval(metric)} on {metric['cohort']}")
+    return lines
 
 
 def shipped_models_folder() -> Path:

@@ -21,6 +21,14 @@ class UsageError(CNNSurvivalError):
     """
 
 
+class NotACT(CNNSurvivalError):
+    """The image does not look like a CT. ``problem`` says why, without what to do, which differs between programs."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem} Choose the CT, or use --force to predict all the same.")
+        self.problem = problem
+
+
 def exit_code(error: CNNSurvivalError) -> int:
     """The exit code for an error that ends a program."""
     return USAGE_ERROR if isinstance(error, UsageError) else UNUSABLE_INPUT

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .errors import CNNSurvivalError
+from .errors import CNNSurvivalError, NotACT
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -565,7 +565,7 @@ def _oblique_warning(axes: _Axes) -> Optional[str]:
 
 
 def check_is_ct(hu) -> None:
-    """Raise CNNSurvivalError for an image that holds neither fat nor air, and so is no CT in Hounsfield units.
+    """Raise NotACT for an image that holds neither fat nor air, and so is no CT in Hounsfield units.
 
     Parameters
     ----------
@@ -574,7 +574,7 @@ def check_is_ct(hu) -> None:
     """
     problem = _not_hu_warning(np.asarray(hu))
     if problem:
-        raise CNNSurvivalError(f"{problem} Choose the CT, or use --force to predict all the same.")
+        raise NotACT(problem)
 
 
 def _not_hu_warning(hu: np.ndarray) -> Optional[str]:

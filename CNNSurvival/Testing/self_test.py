@@ -61,6 +61,68 @@ class SelfTest:
         widget.initializeParameterNode()
         return widget
 
+    def withPopulations(self, widget, folder):
+        """The panel with one model, made from the default one in that folder, for the populations "here" and "there".
+
+        A context: the panel and the settings are as before afterwards.
+        """
+        import contextlib
+
+        from CNNSurvivalLib import bundle
+        from CNNSurvivalLib.widgets.population_box import SETTING
+
+        covariates = [
+            {"name": "age_years", "label": "age", "unit": "years", "low": 18, "high": 110},
+            {"name": "n_stage", "label": "N stage", "choices": {"N0": 0, "N1": 1, "N2": 2}},
+        ]
+        age, stage = {"age_years": 0.04}, {"n_stage": 0.5}
+        terms = [(-2.6, age), (-0.5, stage), (-3.1, {**age, **stage})]
+        model = bundle.load_bundle(bundle.default_bundle_folder())
+        entry = {
+            "reference_cohort": model.population.info["reference_cohort"],
+            "ranges": {"age_years": [40, 88]},
+            "covariates": covariates,
+            "terms": [{"intercept": intercept, "coefficients": known} for intercept, known in terms],
+            "interval": {"level": 0.95, "score_mean": -1.0, "covariance": [[0.04, 0.0], [0.0, 0.05]]},
+            "metrics": [],
+        }
+        there = {**entry, "name": "there", "title": "Patients from there", "offset": 0.7, "covariates": [covariates[1]],
+                 "terms": [entry["terms"][1]]}  # fmt: skip
+        info = {key: value for key, value in model.info.items() if key not in ("reference_cohort", "format_version")}
+        info.update(
+            name="self-test", default_population="here",
+            populations=[{**entry, "name": "here", "title": "Patients from here", "offset": 0.0}, there],
+        )  # fmt: skip
+        made = bundle.save_bundle(folder, info, model.weights)
+
+        @contextlib.contextmanager
+        def context():
+            import qt
+
+            widget.logic.models = lambda folders=(): [(made.folder, made, None)]
+            try:
+                widget.models.fill()
+                widget.initializeParameterNode()
+                yield made
+            finally:
+                del widget.logic.models
+                qt.QSettings().remove(SETTING + made.id)
+                widget.models.fill()
+                widget.initializeParameterNode()
+
+        return context()
+
+    def curve(self, widget):
+        """S of the result that is shown."""
+        import slicer
+
+        return list(slicer.util.arrayFromTableColumn(widget._result().curve, "Survival"))
+
+    def enterAge(self, widget, text):
+        edit = widget.patient._edits["age_years"]
+        edit.setText(text)
+        edit.editingFinished()
+
     def nodes(self):
         """What is in the scene; the panel's own nodes are not the subject."""
         import slicer
@@ -348,7 +410,8 @@ class SelfTest:
         self.assertIn("1 of 2 cases predicted", widget.ui.statusLabel.text)
         self.assertEqual(widget.ui.batchTable.rowCount, 2)
         self.assertEqual(widget.ui.batchTable.item(0, 0).text(), "CT")
-        self.assertIn("No segment", widget.ui.batchTable.item(1, 3).text())
+        self.assertIn("No segment", widget.ui.batchTable.item(1, 4).text())
+        self.assertEqual(widget.ui.batchTable.item(0, 3).text(), "inside")
         self.assertEqual(self.nodes(), before)
 
     def test_sceneBringsThePanelBack(self):
@@ -378,3 +441,171 @@ class SelfTest:
         self.assertEqual(list(widget._prediction().used), [True, False, True])
         self.assertEqual(widget.ui.slicesTable.rowCount, 3)
         self.assertEqual(widget._result().chart.GetNumberOfPlotSeriesNodes(), 4)
+
+    # --- Populations and what is known of the patient
+
+    def test_panelAsksForThePopulation(self):
+        import tempfile
+
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            with self.withPopulations(widget, folder):
+                combo = widget.ui.populationComboBox
+                self.assertEqual([combo.itemText(n) for n in range(combo.count)],
+                                 ["Patients from here", "Patients from there"])  # fmt: skip
+                self.assertEqual(widget._parameterNode.population, "here")
+                self.assertIn("Reference cohort", combo.toolTip)
+                self.assertEqual(set(widget.patient._edits), {"age_years", "n_stage"})
+                widget.ui.predictButton.click()
+                self.assertTrue(widget.ui.sentenceLabel.text.startswith("Patients from here: the model expects"))
+                self.assertTrue(widget.ui.staleLabel.isHidden())
+                here = self.curve(widget)
+                combo.setCurrentIndex(1)
+                self.assertEqual(widget._parameterNode.population, "there")
+                self.assertEqual(set(widget.patient._edits), {"n_stage"})
+                self.assertIn("another model or population", widget.ui.staleLabel.text)
+                self.assertFalse(widget.ui.staleLabel.isHidden())
+                self.assertEqual(self.curve(widget), here)
+                widget.ui.predictButton.click()
+                self.assertTrue(widget.ui.staleLabel.isHidden())
+                self.assertTrue(widget.ui.sentenceLabel.text.startswith("Patients from there: "))
+                self.assertTrue(all(a < b for a, b in zip(self.curve(widget)[1:], here[1:])))
+                widget._parameterNode.population = ""
+                widget.initializeParameterNode()
+                self.assertEqual(widget._parameterNode.population, "there", "remembered in the settings")
+
+    def test_panelTakesWhatIsKnownOfThePatient(self):
+        import tempfile
+
+        import slicer
+
+        widget = self.makeWidget()
+        volume, _segmentation = self.makeCase()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            with self.withPopulations(widget, folder):
+                self.assertFalse(widget.ui.patientCollapsibleButton.isHidden())
+                widget.ui.predictButton.click()
+                image, nodes = self.curve(widget), self.nodes()
+                self.enterAge(widget, "80")
+                older = self.curve(widget)
+                self.assertTrue(all(a < b for a, b in zip(older[1:], image[1:])))
+                self.assertIn("age 80 years", widget.ui.sentenceLabel.text)
+                widget.patient._edits["n_stage"].setCurrentIndex(3)
+                self.assertIn("N stage N2", widget.ui.sentenceLabel.text)
+                widget.patient._edits["n_stage"].setCurrentIndex(0)
+                self.assertEqual(self.curve(widget), older)
+                self.enterAge(widget, "7")
+                self.assertIn("The age '7' is not a number from 18 to 110", widget.ui.statusLabel.text)
+                self.assertEqual(widget.patient._edits["age_years"].text, "80")
+                widget.patient._edits["age_years"].clear()
+                self.assertEqual(self.curve(widget), image)
+                self.assertEqual(widget.patient.values, {})
+                self.assertEqual({node_id for node_id, _name in self.nodes()}, {node_id for node_id, _name in nodes})
+                self.enterAge(widget, "66")
+                widget.ui.predictButton.click()
+                self.assertIn("age 66 years", widget.ui.sentenceLabel.text)
+                for edit in widget.patient._edits.values():
+                    self.assertTrue(edit.toolTip)
+                second, _organs = self.makeCase()
+                widget._parameterNode.volume = second
+                self.assertEqual(widget.patient.values, {}, "another CT is another patient")
+                widget._parameterNode.volume = volume
+
+    def test_panelTakesTheAgeFromDicom(self):
+        import tempfile
+
+        import slicer
+
+        from CNNSurvivalLib.widgets import patient_box
+
+        widget = self.makeWidget()
+        before, patient_box.patient_age = patient_box.patient_age, lambda volume, database: "71" if volume else None
+        try:
+            self.makeCase()
+            with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+                with self.withPopulations(widget, folder):
+                    self.assertEqual(widget.patient.values, {"age_years": "71"})
+                    self.assertEqual(widget.patient._edits["age_years"].text, "71")
+                    self.assertIn("DICOM", widget.ui.patientLabel.text)
+                    widget.patient._edits["age_years"].clear()
+                    self.assertNotIn("DICOM", widget.ui.patientLabel.text)
+                    widget.ui.predictButton.click()
+                    self.assertNotIn("71 years", widget.ui.sentenceLabel.text)
+        finally:
+            patient_box.patient_age = before
+
+    def test_panelMarksWhatLiesOutside(self):
+        import tempfile
+
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            with self.withPopulations(widget, folder):
+                widget.ui.predictButton.click()
+                self.assertTrue(widget.ui.outsideIconLabel.isHidden())
+                self.assertEqual(widget.ui.sentenceLabel.styleSheet, "")
+                chart, curve = widget._result().chart, widget._result().survival_series
+                self.assertEqual(chart.GetNumberOfPlotSeriesNodes(), 6)
+                self.enterAge(widget, "95")
+                self.assertFalse(widget.ui.outsideIconLabel.isHidden())
+                self.assertIn("border", widget.ui.sentenceLabel.styleSheet)
+                self.assertIn("OUTSIDE", widget.ui.sentenceLabel.text)
+                self.assertIn("outside what the model learned from", chart.GetTitle())
+                self.assertEqual(curve.GetLineStyle(), curve.GetLineStyleFromString("dash"))
+                self.enterAge(widget, "60")
+                self.assertTrue(widget.ui.outsideIconLabel.isHidden())
+                self.assertEqual(curve.GetLineStyle(), curve.GetLineStyleFromString("solid"))
+
+    def test_sceneBringsThePatientBack(self):
+        import os
+        import tempfile
+
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            with self.withPopulations(widget, os.path.join(folder, "model")):
+                self.enterAge(widget, "80")
+                widget.ui.predictButton.click()
+                sentence, curve = widget.ui.sentenceLabel.text, self.curve(widget)
+                path = os.path.join(folder, "scene.mrb")
+                self.assertTrue(slicer.util.saveScene(path))
+                slicer.mrmlScene.Clear()
+                widget.initializeParameterNode()
+                self.assertEqual(widget.patient.values, {})
+                slicer.util.loadScene(path)
+                widget.initializeParameterNode()
+                self.assertEqual(widget.ui.sentenceLabel.text, sentence)
+                self.assertEqual(widget.patient.values, {"age_years": "80"})
+                self.assertEqual(widget._parameterNode.population, "here")
+                self.assertTrue(widget.ui.staleLabel.isHidden())
+                self.assertEqual(self.curve(widget), curve)
+                widget.patient._edits["age_years"].clear()
+                self.assertNotEqual(self.curve(widget), curve)
+                slicer.mrmlScene.Clear()
+
+    def test_anImageThatIsNoCtHasToBeForced(self):
+        import slicer
+
+        widget = self.makeWidget()
+        volume, _segmentation = self.makeCase()
+        slicer.util.arrayFromVolume(volume)[:] += 1000
+        slicer.util.arrayFromVolumeModified(volume)
+        widget.initializeParameterNode()
+        self.assertFalse(widget.ui.forceCheckBox.checked)
+        widget.ui.predictButton.click()
+        self.assertIn("do not look like Hounsfield units", widget.ui.statusLabel.text)
+        self.assertNotIn("--force", widget.ui.statusLabel.text)
+        self.assertTrue(widget.ui.resultCollapsibleButton.isHidden())
+        widget.ui.forceCheckBox.checked = True
+        widget.ui.predictButton.click()
+        self.assertIn("do not look like Hounsfield units", widget.ui.warningsLabel.text)
+        second, _organs = self.makeCase()
+        widget._parameterNode.volume = second
+        self.assertFalse(widget.ui.forceCheckBox.checked, "it was meant for the other image")

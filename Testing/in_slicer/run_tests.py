@@ -25,11 +25,12 @@ class Numbers(unittest.TestCase):
         import slicer
 
         import CNNSurvival
+        from CNNSurvivalLib.mrml.results import read_record
 
         slicer.mrmlScene.Clear()
         logic = CNNSurvival.CNNSurvivalLogic()
         volume, segmentation = logic.loadSample()
-        record = logic.scene.read_record(logic.process(volume, segmentation, "Tumour"))
+        record = read_record(logic.process(volume, segmentation, "Tumour"))
         with open(os.path.join(HERE, "expected.json"), encoding="utf-8") as stream:
             expected = json.load(stream)
         self.assertEqual(record["provenance"]["model_weights_sha256"], expected["model_weights_sha256"])
@@ -41,7 +42,7 @@ class Numbers(unittest.TestCase):
         import slicer
 
         sys.path.insert(0, os.path.abspath(MODULE))
-        from CNNSurvivalLib import headless
+        from CNNSurvivalLib import errors, headless
 
         try:
             import SimpleITK
@@ -59,9 +60,9 @@ class Numbers(unittest.TestCase):
             with open(manifest, "w", encoding="utf-8") as stream:
                 stream.write("patient_id,image,mask\nsample,ct.nrrd,mask.nrrd\nlost,ct.nrrd,nowhere.nrrd\n")
             output = os.path.join(folder, "out")
-            self.assertEqual(headless.main(["--manifest", manifest, "--output", output]), headless.SOME_FAILED)
+            self.assertEqual(headless.main(["--manifest", manifest, "--output", output]), errors.SOME_FAILED)
             self.assertEqual(set(os.listdir(output)), {"predictions.csv", "failures.csv"})
-            self.assertEqual(headless.main(["--manifest", "nowhere.csv", "--output", output]), headless.USAGE)
+            self.assertEqual(headless.main(["--manifest", "nowhere.csv", "--output", output]), errors.USAGE_ERROR)
 
 
 def run() -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from .nodes import ATTRIBUTE, nodes_of, put_beside
-from .results import BLUE, GREY, MONTHS, SURVIVAL, Result, label_of, set_axes
+from .results import BLUE, GREY, MONTHS, ORANGE, SURVIVAL, Result, label_of, set_axes
 
 _COMPARISON = ATTRIBUTE + "comparison"
-_ORANGE = (0.80, 0.40, 0.05)
 
 
 def write_comparison(scene, result: Result, other: Result):
@@ -20,7 +19,7 @@ def write_comparison(scene, result: Result, other: Result):
     ]
     tables = (result.curve, other.curve, result.reference)
     names = (label_of(result), label_of(other), "Reference cohort")
-    colors = (BLUE, _ORANGE, GREY)
+    colors = (BLUE, ORANGE, GREY)
     for node, table, name, color in zip(series, tables, names, colors):
         node.SetName(name)
         node.SetAndObserveTableNodeID(table.GetID())

@@ -6,11 +6,13 @@ that neither the user's nodes nor their scene change.
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import Optional
 
 import numpy as np
 
-from ..errors import CNNSurvivalError
+from ..errors import CNNSurvivalError, NotACT
 from ..prediction import Prediction, predict
 from .nodes import hierarchy_of, segments_of
 
@@ -67,7 +69,7 @@ def ct_and_mask(volume_node, segmentation_node, segment_id) -> tuple[np.ndarray,
 def predict_nodes(
     volume_node, segmentation_node, segment_id, bundle, engine=None, progress=None, **options
 ) -> Prediction:
-    """``prediction.predict`` on nodes; options (min_roi_px, max_slices, horizons_months) are passed on.
+    """``prediction.predict`` on nodes; options (covariates, force, min_roi_px, ...) are passed on.
 
     Changes nothing in the scene.
     """
@@ -101,6 +103,45 @@ def patient_name(volume_node) -> Optional[str]:
             return hierarchy.GetItemName(item) or None
         item = hierarchy.GetItemParent(item)
     return None
+
+
+def patient_age(volume_node, database) -> Optional[str]:
+    """The patient's age in years when the CT was taken, as text, such as "63"; None where it is not known.
+
+    Parameters
+    ----------
+    volume_node : vtkMRMLScalarVolumeNode
+        Loaded from DICOM, else the age is not known.
+    database : ctkDICOMDatabase or None
+        ``slicer.dicomDatabase``. Asked for PatientAge; where there is none, for the dates of birth and of the study.
+    """
+    instances = ((volume_node.GetAttribute("DICOM.instanceUIDs") if volume_node else None) or "").split()
+    if not instances or database is None or not database.isOpen:
+        return None
+
+    def value(tag: str) -> str:
+        return (database.instanceValue(instances[0], tag) or "").strip()
+
+    age = re.fullmatch(r"(\d{1,3})([YMWD])", value("0010,1010").upper())
+    if age is not None:
+        return f"{int(age[1]) // {'Y': 1, 'M': 12, 'W': 52, 'D': 365}[age[2]]}"
+    dates = [re.sub(r"[.-]", "", value(tag)) for tag in ("0010,0030", "0008,0020")]
+    if not all(re.fullmatch(r"\d{8}", date) for date in dates):
+        return None
+    born, taken = map(int, dates)  # year, month and day in this order, so the difference counts birthdays
+    return f"{(taken - born) // 10000}" if taken >= born else None
+
+
+@contextmanager
+def words_of_the_panel():
+    """Where an image is no CT, the sentence names the panel's check box, not the command line's option."""
+    try:
+        yield
+    except NotACT as error:
+        raise CNNSurvivalError(
+            f"{error.problem} Choose the CT, or tick 'Predict although the image does not look like a CT' in the box "
+            "Advanced."
+        ) from error
 
 
 def _voxels(volume_node) -> np.ndarray:

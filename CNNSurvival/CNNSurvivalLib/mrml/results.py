@@ -19,16 +19,20 @@ from .nodes import ATTRIBUTE, hierarchy_of, nodes_of, parent_item, segments_of
 class Result(NamedTuple):
     """The nodes that one prediction leaves in the scene."""
 
-    curve: object  # vtkMRMLTableNode: months, survival, its spread over slices
+    curve: object  # vtkMRMLTableNode: months, survival, its spread over slices, its interval where there is one
     slices: object  # vtkMRMLTableNode: the slices used, best first
     summary: object  # vtkMRMLTableNode: report.text.summary
     reference: object  # vtkMRMLTableNode: the reference cohort's Kaplan-Meier curve
     survival_series: object  # vtkMRMLPlotSeriesNode, and so the next three
-    low_series: object
+    low_series: object  # of the interval; of the slices' spread where the population has no interval
     high_series: object
     reference_series: object
     chart: object  # vtkMRMLPlotChartNode
     record: object  # vtkMRMLTextNode: report.tables.to_dict, record.to_record and the inputs, as JSON
+    # vtkMRMLPlotSeriesNode: the slices' spread, in the chart where low_series and high_series are the interval. Scenes
+    # of earlier versions lack them.
+    spread_low_series: object = None
+    spread_high_series: object = None
 
 
 _CLASSES = Result(
@@ -42,11 +46,15 @@ _CLASSES = Result(
     reference_series="vtkMRMLPlotSeriesNode",
     chart="vtkMRMLPlotChartNode",
     record="vtkMRMLTextNode",
+    spread_low_series="vtkMRMLPlotSeriesNode",
+    spread_high_series="vtkMRMLPlotSeriesNode",
 )
+_OPTIONAL = ("spread_low_series", "spread_high_series")
 VOLUME, SEGMENTATION = ATTRIBUTE + "volume", ATTRIBUTE + "segmentation"  # node reference roles
 MONTHS, SURVIVAL = "Months", "Survival"  # columns of the tables of curves
 _LOW, _HIGH = "10th percentile of slices", "90th percentile of slices"
-BLUE, GREY = (0.12, 0.36, 0.68), (0.55, 0.55, 0.55)
+BLUE, GREY, PALE, ORANGE = (0.12, 0.36, 0.68), (0.55, 0.55, 0.55), (0.62, 0.72, 0.84), (0.80, 0.40, 0.05)
+_OUTSIDE = ATTRIBUTE + "outside"  # attribute of the curve's series: "1" where it is drawn as outside the training range
 
 
 def write_result(scene, prediction: Prediction, volume_node, segmentation_node, segment_id) -> Result:
@@ -88,13 +96,14 @@ def write_result(scene, prediction: Prediction, volume_node, segmentation_node, 
         node.SetNodeReferenceID(SEGMENTATION, segmentation_node.GetID())
         nodes[role] = node
     result = Result(**nodes)
-    _name(result, label, segment.GetName())
+    _name(result, label, segment.GetName(), prediction)
     for role, table in tables.items():
         _fill_table(getattr(result, role), table)
-    _fill_series(result)
+    _fill_series(result, prediction)
     _fill_chart(result, label, prediction)
     result.record.SetText(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
     _style(result, former)
+    _mark(result.survival_series, not prediction.inside_training_range)
     _place(scene, volume_node, result, former, f"CNNSurvival results: {segment.GetName()}")
     return result
 
@@ -104,7 +113,8 @@ def find_result(scene, volume_node, segmentation_node, segment_id) -> Optional[R
     if scene is None or volume_node is None or segmentation_node is None or not segment_id:
         return None
     found = _find(scene, volume_node, segmentation_node, segment_id)
-    return found if all(node is not None for node in found) else None
+    missing = [role for role, node in zip(Result._fields, found) if node is None]
+    return found if set(missing) <= set(_OPTIONAL) else None
 
 
 def all_results(scene) -> list[Result]:
@@ -162,12 +172,16 @@ def _tables(prediction: Prediction) -> dict:
     rows = summary(p)
     axis = "KJI"[s.axis]
     risk_months = p.bundle.risk_time_days / MONTH_DAYS
+    interval = [
+        (name, np.round(curve, 4)) for name, curve in zip(_interval_names(p), (p.interval_low, p.interval_high))
+    ]
     return {
         "curve": [
             (MONTHS, np.round(p.time_days / MONTH_DAYS, 2)),
             (SURVIVAL, np.round(p.survival, 4)),
             (_LOW, np.round(p.survival_low, 4)),
             (_HIGH, np.round(p.survival_high, 4)),
+            *interval,
         ],
         "slices": [
             ("Rank", np.arange(1, len(s) + 1)),
@@ -193,7 +207,16 @@ def _record(prediction, volume_node, segmentation_node, segment_id, segment) -> 
     return {**to_dict(prediction), **to_record(prediction), "inputs": inputs}
 
 
-def _name(result: Result, label: str, segment_name: str) -> None:
+def _interval_names(prediction: Prediction) -> tuple:
+    """Columns, and series, of the interval: "95% interval: low" and "... high"; () where there is none."""
+    if prediction.interval_low is None:
+        return ()
+    return tuple(f"{prediction.population.interval_level:.0%} interval: {end}" for end in ("low", "high"))
+
+
+def _name(result: Result, label: str, segment_name: str, prediction: Prediction) -> None:
+    spread = (f"{segment_name}: 10% of slices", f"{segment_name}: 90% of slices")
+    low, high = _interval_names(prediction) or spread
     names = Result(
         curve=f"{label}: survival curve",
         slices=f"{label}: slices",
@@ -201,11 +224,13 @@ def _name(result: Result, label: str, segment_name: str) -> None:
         reference=f"{label}: reference cohort",
         # The series' names are the chart's legend, which covers the curves if they are long.
         survival_series=f"{segment_name}: survival",
-        low_series=f"{segment_name}: 10% of slices",
-        high_series=f"{segment_name}: 90% of slices",
+        low_series=low,
+        high_series=high,
         reference_series="Reference cohort",
         chart=f"{label}: survival chart",
         record=f"{label}: prediction record",
+        spread_low_series=spread[0],
+        spread_high_series=spread[1],
     )
     for node, name in zip(result, names):
         node.SetName(name)
@@ -232,25 +257,37 @@ def _fill_table(node, columns) -> None:
     node.SetLocked(True)
 
 
-def _fill_series(result: Result) -> None:
-    columns = (SURVIVAL, _LOW, _HIGH, SURVIVAL)
-    tables = (result.curve, result.curve, result.curve, result.reference)
-    for node, table, column in zip(_series(result), tables, columns):
+def _fill_series(result: Result, prediction: Prediction) -> None:
+    low, high = _interval_names(prediction) or (_LOW, _HIGH)
+    columns = (SURVIVAL, low, high, SURVIVAL, _LOW, _HIGH)
+    for node, column in zip(_series(result), columns):
+        table = result.reference if node is result.reference_series else result.curve
         node.SetAndObserveTableNodeID(table.GetID())
         node.SetXColumnName(MONTHS)
         node.SetYColumnName(column)
 
 
 def _series(result: Result) -> tuple:
-    return result.survival_series, result.low_series, result.high_series, result.reference_series
+    band, spread = (result.low_series, result.high_series), (result.spread_low_series, result.spread_high_series)
+    return (result.survival_series, *band, result.reference_series, *spread)
 
 
 def _fill_chart(result: Result, label: str, prediction: Prediction) -> None:
+    """The series in the order in which they are drawn, the curve on top; what the user added stays below them."""
     chart = result.chart
-    for node in (result.reference_series, result.low_series, result.high_series, result.survival_series):
-        if not chart.HasPlotSeriesNodeID(node.GetID()):
-            chart.AddAndObservePlotSeriesNodeID(node.GetID())
-    chart.SetTitle(f"{label}: predicted survival")
+    spread = (result.spread_low_series, result.spread_high_series)
+    behind = () if prediction.interval_low is None else spread
+    wanted = (result.reference_series, *behind, result.low_series, result.high_series, result.survival_series)
+    ids = [node.GetID() for node in wanted]
+    own = {node.GetID() for node in (*wanted, *spread)}
+    shown = [chart.GetNthPlotSeriesNodeID(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
+    if [series_id for series_id in shown if series_id in own] != ids:
+        for series_id in own & set(shown):
+            chart.RemovePlotSeriesNodeID(series_id)
+        for series_id in ids:
+            chart.AddAndObservePlotSeriesNodeID(series_id)
+    outside = "" if prediction.inside_training_range else ", outside what the model learned from"
+    chart.SetTitle(f"{label}: predicted survival{outside}")
     result.reference_series.SetDescription(prediction.bundle.population.reference_label)
     chart.SetXAxisRange(0, float(np.ceil(prediction.time_days[-1] / MONTH_DAYS / 6) * 6))
 
@@ -259,7 +296,8 @@ def _style(result: Result, former: Result) -> None:
     """Colours and lines of new nodes; older ones may have been changed by the user and keep theirs."""
     if former.chart is None:
         set_axes(result.chart, result.chart.GetXAxisRange()[1])
-    looks = ((BLUE, 3, "Solid"), (BLUE, 1, "Dash"), (BLUE, 1, "Dash"), (GREY, 2, "Solid"))
+    band, spread = (BLUE, 1, "Dash"), (PALE, 1, "Dot")
+    looks = ((BLUE, 3, "Solid"), band, band, (GREY, 2, "Solid"), spread, spread)
     for node, old, (color, width, line) in zip(_series(result), _series(former), looks):
         if old is None:
             node.SetPlotType(node.PlotTypeScatter)
@@ -267,6 +305,17 @@ def _style(result: Result, former: Result) -> None:
             node.SetLineStyle(node.GetLineStyleFromString(line.lower()))
             node.SetLineWidth(width)
             node.SetColor(*color)
+
+
+def _mark(series, outside: bool) -> None:
+    """Draw the curve dashed and orange where the case is outside the training range, as usual where it is not.
+
+    Only when that changes, so that a colour that the user chose stays.
+    """
+    if (series.GetAttribute(_OUTSIDE) == "1") != outside:
+        series.SetColor(*(ORANGE if outside else BLUE))
+        series.SetLineStyle(series.GetLineStyleFromString("dash" if outside else "solid"))
+        series.SetAttribute(_OUTSIDE, "1" if outside else "0")
 
 
 def set_axes(chart, months: float) -> None:

@@ -3,6 +3,10 @@
 import qt
 from slicer.i18n import tr as _
 
+from CNNSurvivalLib.batch import OUTSIDE
+
+MARK = 3  # the column that says whether the patient is inside the training range
+
 
 class BatchSection:
     """Starts the batch and lists its patients. bundle(), options(): the chosen model and the other options."""
@@ -15,8 +19,9 @@ class BatchSection:
         self._runner = runner
         self._bundle = bundle
         self._options = options
-        ui.batchTable.setColumnCount(4)
-        ui.batchTable.setHorizontalHeaderLabels([_("Patient"), _("18-month risk"), _("Median"), _("Outcome")])
+        titles = [_("Patient"), _("18-month risk"), _("Median"), _("Training range"), _("Outcome")]
+        ui.batchTable.setColumnCount(len(titles))
+        ui.batchTable.setHorizontalHeaderLabels(titles)
         ui.batchTable.horizontalHeader().setStretchLastSection(True)
         ui.batchTable.verticalHeader().hide()
         ui.batchDirectoryButton.directory = qt.QDir.homePath()
@@ -53,5 +58,7 @@ class BatchSection:
         for column, text in enumerate(cells):
             item = qt.QTableWidgetItem(text)
             item.setToolTip(text)
+            if cells[MARK] == OUTSIDE and column == MARK:
+                item.setIcon(table.style().standardIcon(qt.QStyle.SP_MessageBoxWarning))
             table.setItem(row, column, item)
         table.scrollToBottom()

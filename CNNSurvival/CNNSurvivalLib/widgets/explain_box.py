@@ -6,7 +6,10 @@ from CNNSurvivalLib.mrml.explanation import find_explanation
 
 
 class ExplainSection:
-    """Makes, shows and hides the map. prediction(): the one that is shown, or None; inputs(): its CT and result."""
+    """Makes, shows and hides the map.
+
+    engine(bundle): what computes a model. prediction(): the one that is shown, or None; inputs(): its CT and result.
+    """
 
     def __init__(self, ui, logic, runner, engine, prediction, inputs) -> None:
         self.ui = ui
@@ -30,7 +33,7 @@ class ExplainSection:
             return
         found = self._runner.click(
             self.ui.explainButton,
-            lambda progress: self._logic.explain(volume, result, prediction, self._engine(), progress),
+            lambda progress: self._logic.explain(volume, result, prediction, self._engine(prediction.bundle), progress),
         )
         if found is not None:
             self._runner.showStatus(found[1])

@@ -4,16 +4,23 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from CNNSurvivalLib.widgets.population_box import PopulationSection
+
 SETTING = "CNNSurvival/ModelFolders"
 
 
 class ModelSection:
-    """The choice of a model and of an engine. onChanged(bundle): called when the user chose another model."""
+    """The choice of a model, of its population and of an engine.
 
-    def __init__(self, ui, logic, onChanged) -> None:
+    onChanged(bundle), onPopulationChanged(name): called when the user chose another model, another population.
+    """
+
+    def __init__(self, ui, logic, onChanged, onPopulationChanged) -> None:
         self.ui = ui
         self._logic = logic
         self._onChanged = onChanged
+        self._onPopulationChanged = onPopulationChanged
+        self._population = PopulationSection(ui, self._onPopulationSelected)
         self._models = []
         self._filling = False
         ui.modelComboBox.connect("currentIndexChanged(int)", self._onSelected)
@@ -25,12 +32,25 @@ class ModelSection:
 
     @property
     def bundle(self):
-        """The chosen bundle; None where it cannot be used."""
+        """The chosen bundle, for the chosen population; None where it cannot be used."""
+        return self._population.bundle
+
+    @property
+    def _model(self):
+        """The chosen bundle, as it was loaded."""
         index = self.ui.modelComboBox.currentIndex
         return self._models[index][1] if 0 <= index < len(self._models) else None
 
+    def made(self, prediction) -> bool:
+        """Whether the prediction (or None) was made with the chosen model for the chosen population."""
+        if prediction is None or self.bundle is None:
+            return False
+        made, chosen = ((b.id, b.sha256, b.population.name) for b in (prediction.bundle, self.bundle))
+        return made == chosen
+
     @property
     def bundles(self) -> list:
+        """Those that can be used, each for its default population."""
         return [bundle for _folder, bundle, _problem in self._models if bundle]
 
     @property
@@ -49,19 +69,20 @@ class ModelSection:
         self._filling = False
         self.show()
 
-    def select(self, modelId: str) -> bool:
-        """Show the model of that ID; False where there is none."""
+    def select(self, modelId: str, population: str = "") -> bool:
+        """Show the model of that ID; False where there is none. population: as for ``PopulationSection.show``."""
         ids = [bundle.id if bundle else None for _folder, bundle, _problem in self._models]
         if modelId not in ids:
             return False
         self._filling = True
         self.ui.modelComboBox.setCurrentIndex(ids.index(modelId))
         self._filling = False
-        self.show()
+        self.show(population)
         return True
 
-    def show(self) -> None:
+    def show(self, population: str = "") -> None:
         """What the chosen model is, or what is wrong with it."""
+        self._population.show(self._model, population)
         index = self.ui.modelComboBox.currentIndex
         problem = self._models[index][2] if 0 <= index < len(self._models) else _("No model is installed.")
         self.ui.modelProblemLabel.text = problem or ""
@@ -75,6 +96,10 @@ class ModelSection:
             self.show()
             self._onChanged(self.bundle)
 
+    def _onPopulationSelected(self, name) -> None:
+        self.show(name)
+        self._onPopulationChanged(name)
+
     def onCardButton(self, checked=False) -> None:
         if self.bundle:
             showText(self.bundle.title, self.bundle.card_text)
@@ -87,9 +112,9 @@ class ModelSection:
             return
         before = len(self._models)
         qt.QSettings().setValue(SETTING, [*folders(), folder])
-        chosen = self.bundle.id if self.bundle else ""
+        chosen = (self.bundle.id, self.bundle.population.name) if self.bundle else ("",)
         self.fill()
-        self.select(chosen)
+        self.select(*chosen)
         if len(self._models) == before:
             qt.QSettings().setValue(SETTING, folders()[:-1])
             slicer.util.warningDisplay(
