@@ -107,9 +107,13 @@ def _add_departures(command) -> None:
     group.add_argument("--shared-output", action="store_true", help="one row of output weights for all intervals, and "
                        "a bias for each: proportional odds")  # fmt: skip
     group.add_argument("--hidden-bias", type=any_number, default=None, metavar="B", help="start the hidden layer's "
-                       "biases from B, so that more of its units stay active")  # fmt: skip
+                       "biases evenly spread from 0 to B, so that some of its units stay active")  # fmt: skip
+    group.add_argument("--output-start", type=positive, default=1.0, metavar="F", help="start the last layer's weights "
+                       "from F times PyTorch's, so that dropout does not drown what is to be learned")  # fmt: skip
     group.add_argument("--growth", type=not_negative, default=0.0, metavar="W", help="fine a network by W times what "
                        "a tumour's logit falls by when the tumour grows")  # fmt: skip
+    group.add_argument("--refit-biases", action="store_true", help="at the end, fit the output biases to all slices "
+                       "without dropout")  # fmt: skip
 
 
 def _add_devices(command) -> None:
