@@ -212,7 +212,8 @@ def test_one_row_of_weights_for_all_intervals_stays_one(store, tmp_path):
     from training_cli.training import train as training
 
     settings = training.Settings(epochs=2, batch=8, best_slices=None, shared_output=True, hidden_bias=0.5,
-                                 marginal_start=True, dropout_from=3, learning_rate=1e-3)  # fmt: skip
+                                 marginal_start=True, dropout_from=3, output_start=0.5, refit_biases=True,
+                                 learning_rate=1e-3)  # fmt: skip
     run = training.pretrain(open_store(store), tmp_path / "run", settings, tell=lambda text: None)
     rows, biases = run.weights["output.weight"], run.weights["output.bias"]
     assert (rows == rows[0]).all() and len(set(biases)) > 1
@@ -240,27 +241,37 @@ def test_the_penalty_on_growth_is_of_larger_tumours_that_are_safer():
 
     from training_cli.training import train as training
 
-    images = np.zeros((5, 140, 140), np.uint8)
-    for image, size in zip(images, (10, 20, 30, 20, 10)):
-        image[:size, :size] = 1
-    logits = torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 9.0], [-2.0, -1.0], [4.0, 4.0]])
-    # 10 px -> 20 px: the logit falls by 1.5. 20 px -> 10 px: the larger one's is 3 lower than the smaller one's.
-    assert float(training._safer_by_growing(logits, images, 2)) == pytest.approx((1.5 + 3.0) / 2)
-    assert float(training._safer_by_growing(-logits, images, 2)) == 0
+    logits = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-2.0, -1.0], [4.0, 4.0]])  # falls by 1.5; rises by 3
+    assert float(training._safer_by_growing(logits)) == pytest.approx(1.5 / 2)
+    assert float(training._safer_by_growing(-logits)) == pytest.approx(3.0 / 2)
 
 
-def test_with_the_penalty_a_network_learns_that_growth_is_no_relief(store, tmp_path):
-    from CNNSurvivalLib.engines import NumpyEngine
+def test_tumours_in_two_sizes_cover_the_range_and_the_second_is_larger():
     from training_cli.training import train as training
 
-    cohort = open_store(store)
-    falls = []
-    for growth in (0.0, 30.0):
-        settings = training.Settings(epochs=4, batch=8, best_slices=None, dropout_from=3, growth=growth,
-                                     learning_rate=1e-3)  # fmt: skip
-        run = training.pretrain(cohort, tmp_path / str(growth), settings, tell=lambda text: None)
-        engine = NumpyEngine(run.weights)
-        sizes = [[training.zoomed(image, factor) for image in cohort.images] for factor in (0.8, 1.25)]
-        small, large = (engine.logits(engine.features(np.array(images))).mean(1) for images in sizes)
-        falls.append(np.maximum(small - large, 0).mean())
-    assert falls[1] < falls[0] / 2
+    y, x = np.mgrid[:140, :140] - 69.5
+    images = np.stack([np.where(np.hypot(y, x) < 25, 100, 0).astype(np.uint8)] * 60)
+    small, large = training.in_two_sizes(images, np.random.default_rng(0))
+    first, second = (np.sqrt(np.count_nonzero(x, axis=(1, 2))) for x in (small, large))
+    assert (second > first).all() and (second / first < 1.55).all()
+    assert first.min() < 25 and first.max() > 100
+
+
+def test_refitted_biases_are_of_highest_likelihood_with_patients_counted_alike(run, store):
+    from CNNSurvivalLib.engines import NumpyEngine
+    from CNNSurvivalLib.hazards import hazards_from_logits
+    from training_cli import runs, training
+
+    cohort, parent = open_store(store), runs.load_run(run)
+    examples = training.training_examples(cohort, parent.edges_days, None)
+    twice = np.concatenate([np.arange(24), [0, 0, 0]])  # the first patient has more slices than the others
+    more = training.Examples(*(getattr(examples, name)[twice] for name in ("images", "survived", "died", "owners")))
+    one, two = (training.with_fitted_biases(parent.weights, x) for x in (examples, more))
+    assert all(np.array_equal(one[name], parent.weights[name]) for name in one if name != "output.bias")
+    hazards = hazards_from_logits(NumpyEngine(one).logits(NumpyEngine(one).features(examples.images)))
+    died, survived = examples.died / 2, examples.survived / 2  # two slices of each patient
+    expected = ((died + survived) * hazards).sum(0)
+    # Half a death and half a survivor come to each interval.
+    known = expected - died.sum(0) + hazards.mean(0) - 0.5
+    assert np.abs(known).max() < 0.02
+    assert np.isfinite(two["output.bias"]).all() and np.abs(two["output.bias"] - one["output.bias"]).max() < 0.05

@@ -174,8 +174,9 @@ class _Reader:
             path.write_text(re.sub('"weights_sha256": "[0-9a-f]*"', found, text), encoding="utf-8")
 
     def read(self):
-        from CNNSurvivalLib.bundle import load_bundle
         from CNNSurvivalLib.io.readers import read_case
+
+        from CNNSurvivalLib.bundle import load_bundle
         from CNNSurvivalLib.prediction import predict, to_dict
 
         if self.target in ("weights", "bundle"):

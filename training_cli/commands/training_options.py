@@ -50,7 +50,10 @@ def add_departures(command) -> None:
     group.add_argument("--shared-output", action="store_true", help="one row of output weights for all intervals, and "
                        "a bias for each: proportional odds")  # fmt: skip
     group.add_argument("--hidden-bias", type=any_number, default=None, metavar="B", help="start the hidden layer's "
-                       "biases from B, so that more of its units stay active")  # fmt: skip
+                       "biases evenly spread from 0 to B, so that some of its units stay active")  # fmt: skip
+    group.add_argument("--output-start", type=positive, default=1.0, metavar="F", help="start the last layer's weights "
+                       "from PyTorch's times F")  # fmt: skip
+    group.add_argument("--refit-biases", action="store_true", help="fit the output biases to all slices at the end")
     group.add_argument("--growth", type=not_negative, default=0.0, metavar="W", help="penalise a network by W times "
                        "what a tumour's logit falls by when the tumour grows")  # fmt: skip
 

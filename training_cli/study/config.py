@@ -116,6 +116,7 @@ class Departures(Table):
     shared_output: bool | None = Field(None, description="true or false")
     hidden_bias: Number | None = Field(None, description="a number")
     growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="a number, 0 or more")
+    refit_biases: bool | None = Field(None, description="true or false")
     output_start: PositiveNumber | None = Field(None, description="a number above 0")
 
     @property

@@ -27,7 +27,7 @@ from CNNSurvivalLib import network as net
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv
-from CNNSurvivalLib.hazards import exponential_edges, survival_targets
+from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits, survival_targets
 
 from ..cohort.store import Store, preprocessing_info
 from .roi_crop import find_windows, training_logits
@@ -46,9 +46,12 @@ class Settings:
     biases start at the cohort's marginal hazards. average_from: the weights are averaged over the epochs from this
     one on (0: off). recalibrate: batch norm's running statistics are measured anew, without dropout, at the end.
     dropout_from: dropout after the blocks from this one (1 to 3) on; the paper's is after all. shared_output: the
-    last layer has one row of weights for all intervals, and a bias for each (proportional odds). hidden_bias: what
-    the hidden layer's biases start from (None: PyTorch's start). growth: weight of a penalty on an eighth of the
-    slices, each shown in two sizes: how much higher the logits of the smaller are, on average over the intervals.
+    last layer has one row of weights for all intervals, and a bias for each (proportional odds). hidden_bias: the
+    hidden layer's biases start evenly spread from 0 to this, so that some units stay active for every tumour (None:
+    PyTorch's start). output_start: the last layer's weights start from PyTorch's times this. growth: weight of a
+    penalty on an eighth of the slices, each shown in two sizes: how much higher the logits of the smaller are, on
+    average over the intervals. refit_biases: at the end the output biases are fitted to all slices, every patient
+    counted alike, without dropout.
     """
 
     epochs: int = 50
@@ -66,7 +69,9 @@ class Settings:
     dropout_from: int = 1
     shared_output: bool = False
     hidden_bias: float | None = None
+    output_start: float = 1.0
     growth: float = 0.0
+    refit_biases: bool = False
 
     def departures(self, paper: Settings) -> list[str]:
         """What is not as in the paper, as words for the report."""
@@ -77,7 +82,9 @@ class Settings:
         ]
 
 
-GROWTH = 1.5  # how much larger or smaller the penalty on growth makes a tumour, at most
+# What the penalty on growth compares: tumours of these widths in pixels (of 250 to 12,000 px in area, if they were
+# square), reached by so much stretching at most, with the same ones wider by these factors.
+WIDTHS, STRETCH, GROWTH = (16, 110), 3.0, (1.1, 1.5)
 
 PAPER = Settings()
 FINETUNE = Settings(epochs=20, best_slices=None)
@@ -200,16 +207,16 @@ class _Trainer:
         images, windows = self.examples.images[mine], self.windows[mine]
         if settings.augment:
             images = augmented(images, random)
-        grown = resized(images[: (len(images) + 7) // 8], random) if settings.growth else images[:0]
+        if settings.growth:
+            images = np.concatenate([images, *in_two_sizes(images[: (len(images) + 7) // 8], random)])
         if settings.augment or settings.growth:
-            images = np.concatenate([images, grown])
             windows = find_windows(images)
         logits = self.module(images, windows, settings.dropout, random, settings.dropout_from)
         survived, died = (
             torch.from_numpy(x[mine]).to(logits.device) for x in (self.examples.survived, self.examples.died)
         )
         loss = net.negative_log_likelihood(logits[: len(mine)], survived, died).sum()
-        penalty = _safer_by_growing(logits, images, len(grown)) * settings.growth * len(mine) if settings.growth else 0
+        penalty = _safer_by_growing(logits[len(mine) :]) * settings.growth * len(mine) if settings.growth else 0
         self.optimiser.zero_grad()
         self.fabric.backward((loss + penalty) * (world / len(batch)))  # DDP takes the mean over processes
         if settings.shared_output:  # rows that start alike and are moved alike stay alike
@@ -232,7 +239,7 @@ class _Trainer:
         weights = self.average or net.network_weights(self.network)
         if self.settings.recalibrate or self.average:  # an average of weights has no statistics of its own
             weights = recalibrated(weights, self.examples.images, self.windows, self.settings.batch)
-        return weights
+        return with_fitted_biases(weights, self.examples) if self.settings.refit_biases else weights
 
     # --- Checkpoints ---
 
@@ -307,10 +314,13 @@ def augmented(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return result
 
 
-def resized(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Each slice with its tumour larger or smaller by up to GROWTH, as likely the one as the other."""
-    factors = np.exp(random.uniform(-1, 1, len(images)) * np.log(GROWTH))
-    return np.stack([zoomed(image, factor) for image, factor in zip(images, factors)])
+def in_two_sizes(images: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The tumours in a size drawn at random, whatever their own, and the same ones larger (see WIDTHS)."""
+    width = np.sqrt(np.maximum(np.count_nonzero(images, axis=(1, 2)), 1))
+    first = np.clip(random.uniform(*WIDTHS, len(images)) / width, 1 / STRETCH, STRETCH)
+    second = first * random.uniform(*GROWTH, len(images))
+    small, large = (np.stack([zoomed(x, f) for x, f in zip(images, factors)]) for factors in (first, second))
+    return small, large
 
 
 def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
@@ -325,12 +335,10 @@ def zoomed(image: np.ndarray, factor: float) -> np.ndarray:
     return np.where(part >= 0.5, np.maximum(np.rint(grey / np.maximum(part, 0.5)), 1), 0).astype(np.uint8)
 
 
-def _safer_by_growing(logits, images: np.ndarray, count: int):
-    """Of the first ``count`` slices and the last, the same in another size: by how much the smaller is worse."""
-    sizes = np.count_nonzero(images, axis=(1, 2))
-    sign = np.sign(sizes[-count:] - sizes[:count]).astype(np.float32)
-    of_larger = (logits[-count:] - logits[:count]).mean(1) * torch.from_numpy(sign).to(logits.device)
-    return (-of_larger).relu().mean()
+def _safer_by_growing(logits):
+    """By how much the smaller ones are worse; logits of ``in_two_sizes``, the smaller first."""
+    small, large = logits.chunk(2)
+    return (small - large).mean(1).relu().mean()
 
 
 def recalibrated(weights: dict, images: np.ndarray, windows: np.ndarray, batch: int) -> dict:
@@ -351,13 +359,35 @@ def recalibrated(weights: dict, images: np.ndarray, windows: np.ndarray, batch: 
     return net.network_weights(network)
 
 
+def with_fitted_biases(weights: dict, examples: Examples) -> dict:
+    """The weights with the output biases of highest likelihood on the slices, every patient counted alike.
+
+    Steps of the optimiser are too few and too small to bring the biases after the features, which drift by more.
+    An interval in which nobody died would have no finite bias: half a death and half a survivor are added to each.
+    """
+    engine = NumpyEngine(weights)
+    scores = engine.logits(engine.features(examples.images)).astype(np.float64) - weights["output.bias"]
+    _, patient, slices = np.unique(examples.owners, return_inverse=True, return_counts=True)
+    share = 1 / slices[patient]
+    scores = np.vstack([scores, np.average(scores, axis=0, weights=share)])
+    died, survived = (np.vstack([x * share[:, None], np.full(x.shape[1], 0.5)])
+                      for x in (examples.died, examples.survived))  # fmt: skip
+    biases = weights["output.bias"].astype(np.float64)
+    for _ in range(50):  # Newton's method; convex, each bias on its own
+        hazards = hazards_from_logits(scores + biases)
+        slope = ((died + survived) * hazards - died).sum(axis=0)
+        biases -= np.clip(slope / ((died + survived) * hazards * (1 - hazards)).sum(axis=0), -1, 1)
+    return {**weights, "output.bias": biases.astype(np.float32)}
+
+
 def _start(network, examples: Examples, settings: Settings) -> None:
     """Where training starts, as far as the settings depart from PyTorch's own start."""
     with torch.no_grad():
         if settings.hidden_bias is not None:
-            network.hidden.bias.fill_(settings.hidden_bias)
+            network.hidden.bias.copy_(torch.linspace(0, settings.hidden_bias, net.HIDDEN))
         if settings.shared_output:
             network.output.weight.copy_(network.output.weight[:1].expand_as(network.output.weight))
+        network.output.weight.mul_(settings.output_start)
     if settings.marginal_start:
         _start_at_marginal_hazards(network, examples)
 
