@@ -18,6 +18,7 @@ seed = 1
 horizons_days = [547.875]
 bootstrap = 50
 card = "card.toml"
+sanity_tumours = 3
 
 [data]
 manifest = "manifest.csv"
@@ -90,6 +91,7 @@ def test_the_bundle_has_both_populations_and_says_how_good_they_are(work):
     names = {(m["predictor"], m["name"]) for each in bundle.populations for m in each.metrics}
     assert {("image", "concordance"), ("image minus largest area", "concordance")} <= names
     card = (bundle.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "## What a radiologist would try" in card and "The tumour grows" in card
     assert "## Whom it can be used for" in card and "The second patients" in card and "not shown" in card
 
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, hazards_from_logits, survival_at, survival_function
+from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices
 
 SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.45, 1.6)
@@ -71,6 +72,39 @@ def worst(rows: list[dict]) -> dict:
         result[key] = {"worst": row[key], "tumour": row["name"], "median": float(np.median(values)),
                        "p95": float(np.percentile(values, 95)), "tumours": len(known)}  # fmt: skip
     return result
+
+
+# What each change of ``worst`` is called in a card.
+WORDS = {
+    "fall": "The tumour grows, 0.6 to 1.6 times as wide: the risk falls by",
+    "move_dilated": "The contour is a voxel wider: the risk moves by",
+    "move_eroded": "The contour is a voxel narrower: the risk moves by",
+    "move_shaken": "The contour is shaken by about a voxel: the risk moves by",
+    "move_turned": "The slices are turned and flipped: the risk moves by at most",
+}
+
+
+def card_rows(rows: list[dict]) -> list[dict]:
+    """The worst of ``check``'s rows as a bundle's card has them: change, tumours, worst, usual (95 % of tumours)."""
+    return [
+        {"change": WORDS[key], "tumours": found["tumours"], "worst": f"{100 * found['worst']:.1f} points",
+         "usual": f"{100 * found['p95']:.1f} points"}
+        for key, found in worst(rows).items()
+    ]  # fmt: skip
+
+
+def store_tumours(patients, count: int) -> list[Tumour]:
+    """CT and mask of the first patients of a store's table, read anew from their files; those that cannot be are left
+    out."""
+    found = []
+    for name, row in patients.head(count).iterrows():
+        segment = None if row["segment"] != row["segment"] else row["segment"]
+        try:
+            case = read_case(row["image"], row["mask"], segment)
+        except CNNSurvivalError:
+            continue
+        found.append(Tumour(str(name), case.hu, case.mask, case.ijk_to_ras))
+    return found
 
 
 def largest_fall(risks: list) -> float:

@@ -188,6 +188,7 @@ class TransferFile(Table):
     pretrain: Cohort = Field(description="a table, [pretrain]")
     network: Network = Field(description="a table, [network]")
     population: list[PopulationCohort] = Field(min_length=1, description="tables, [[population]] each")
+    sanity_tumours: WholeNumberOr0 = 0  # of each cohort, to try growth, contours and turns on
     crossvalidation: TransferCrossValidation = Field(
         TransferCrossValidation(), description="a table, [crossvalidation]"
     )

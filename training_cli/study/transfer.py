@@ -29,7 +29,7 @@ from ..cohort import prepare
 from ..cohort.splits import stratified_folds
 from ..cohort.store import STORE_FILE, Store, open_store
 from ..evaluation import baselines, finetuning, metrics
-from ..models import populations
+from ..models import populations, sanity
 from ..models.bundle import export_populations
 from ..models.card import read_card
 from ..models.populations import Scores
@@ -127,6 +127,7 @@ def transfer(study: TransferStudy, folder, jobs: int = 1, log: Log = print) -> T
         study.network.title,
         study.network.version,
         workspace.folder / "models" / study.network.id,
+        sanity=_sanity(workspace, run),
         stores={population.name: workspace.store_of(population) for population in study.population},
         max_slices=workspace.max_slices,
     )
@@ -218,6 +219,20 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
             write_csv(folder / f"{name}.csv", tuple(each), _cells(each))
     _write_held_out(folder / "held_out.csv", workspace, held_out, store, divisions[0])
     return Fitted(population, entry, held_out, table, by_group, comparison, seeds, coverage)
+
+
+def _sanity(workspace: TransferWorkspace, run: Run) -> list[dict]:
+    """What a radiologist would try first, on tumours of every cohort; written to WORK/sanity.csv."""
+    count = workspace.study.sanity_tumours
+    if not count:
+        return []
+    workspace.log("Trying growth, contours and turns")
+    model = sanity.Model(run.weights, run.edges_days, run.preprocessing, workspace.max_slices)
+    tumours = [tumour for population in workspace.study.population
+               for tumour in sanity.store_tumours(workspace.store_of(population).patients, count)]  # fmt: skip
+    rows = sanity.check(model, tumours)
+    write_csv(workspace.folder / "sanity.csv", tuple(rows[0]), [list(row.values()) for row in rows])
+    return sanity.card_rows(rows)
 
 
 # --- Held out ---------------------------------------------------------------------------------------------------------
