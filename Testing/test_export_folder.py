@@ -8,7 +8,9 @@ import zlib
 import numpy as np
 import pytest
 
+from bundle_maker import bundle_info_2, population_info, random_weights
 from CNNSurvivalLib import prediction as pr
+from CNNSurvivalLib.bundle import save_bundle
 from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
 from CNNSurvivalLib.report.page import write_report
@@ -132,3 +134,85 @@ def test_what_goes_wrong_leaves_no_json(prediction, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CNNSurvivalError, match="cannot be written"):
         write_case_folder(prediction, tmp_path / "file")
+
+
+# --- Intervals and cases outside of the training range --------------------------------------------------------
+
+LONG = "Patients with a disease whose name is long, treated in one of several ways at many hospitals " * 2
+
+
+@pytest.fixture
+def shown(sphere, tmp_path):
+    """(a usual case with an interval, an extreme one of a population with long names)."""
+    odd = population_info("odd", LONG, ranges={"largest_area_px": [2000, 5000], "age_years": [40, 60]})
+    odd["reference_cohort"]["label"] = f"298 patients of the public cohort {LONG}"
+    info = bundle_info_2([population_info(), odd], title=f"A model {LONG}")
+    bundle = save_bundle(tmp_path / "two", info, random_weights())
+    geometry = axial_geometry((3.0, 1.0, 1.0))
+    usual = pr.predict(*sphere(), geometry, bundle, covariates={"age": 63})
+    given = {"covariates": {"age": 88, "n": "N2"}, "horizons_months": (3, 6, 9, 12, 18, 24, 30, 36)}
+    extreme = pr.predict(*sphere(), geometry, bundle.for_population("odd"), input_warnings=[LONG] * 9, **given)
+    assert usual.inside_training_range and not extreme.inside_training_range
+    return usual, extreme
+
+
+def test_the_report_shows_the_interval_the_size_and_what_is_outside(shown, tmp_path):
+    usual, extreme = (text_of(report(p, tmp_path / f"{n}.pdf")) for n, p in enumerate(shown))
+    for text in (usual, extreme):
+        for words in ("95% interval for such patients", "10-90% of the slices", "33.4 cc, largest slice", "95% int."):
+            assert words in text, words
+    assert "Patients from here" in usual and "age 63 years" in usual and "age 88 years, N stage N2" in extreme
+    assert "Outside what the model learned from" in extreme and "Outside what" not in usual
+
+
+def test_no_text_leaves_the_report(shown, tmp_path, monkeypatch):
+    """Also none of the lines lies on another one at the same place."""
+    drawn = []
+    real = Page.text
+
+    def text(self, x, y, text, size=9.0, font="F1", color=(0, 0, 0), align="left"):
+        left = x - {"left": 0, "right": 1, "center": 0.5}[align] * text_width(text, size, font)
+        drawn.append((left, left + text_width(text, size, font), y, text))
+        real(self, x, y, text, size, font, color, align)
+
+    monkeypatch.setattr(Page, "text", text)
+    for prediction in shown:
+        drawn.clear()
+        report(prediction, tmp_path / "report.pdf", patient=LONG)
+        for left, right, y, words in drawn:
+            assert 40 <= left and right <= 556 and 30 < y < 820, words
+        for number, (left, right, y, words) in enumerate(drawn):
+            for other_left, other_right, other_y, other in drawn[number + 1 :]:
+                apart = right <= other_left or other_right <= left or abs(y - other_y) > 5
+                assert apart or not words or not other, (words, other)
+
+
+def test_no_text_leaves_the_picture(shown):
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    from training_cli.figures.survival import picture
+
+    for prediction, title in zip(shown, (None, LONG)):
+        figure = picture(prediction, title)
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+        renderer, boxes = figure.canvas.get_renderer(), []
+        for text in texts:
+            box = text.get_window_extent(renderer)
+            assert 0 <= box.x0 and box.x1 <= figure.bbox.width, text.get_text()
+            assert 0 <= box.y0 and box.y1 <= figure.bbox.height, text.get_text()
+            if text.figure is figure and text.axes is None:
+                boxes.append((box, text.get_text()))
+        for number, (box, words) in enumerate(boxes):
+            for other, others in boxes[number + 1 :]:
+                assert not box.overlaps(other), (words, others)
+        words = " ".join(text.get_text() for text in texts)
+        assert "95% interval for such patients" in words and "10-90% of the slices" in words and "33.4 cc" in words
+        assert ("Outside what the model learned from" in words) != prediction.inside_training_range
+        assert "Entered beside the image: age" in words and "Population: Patients" in words
+
+
+def test_without_an_interval_the_slices_are_the_band(prediction, tmp_path):
+    text = text_of(report(prediction, tmp_path / "report.pdf"))
+    assert "10-90% of the slices: agreement, not confidence" in text and "interval for such" not in text

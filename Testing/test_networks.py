@@ -38,7 +38,8 @@ def folder(tmp_path_factory, bundle):
 @pytest.fixture(scope="module")
 def tuned(folder):
     """The folder of a fine-tuning that started from the id of a shipped model."""
-    command = ["finetune", SHIPPED, str(folder / "store"), "--output", str(folder / "tuned"), "--epochs", "2"]
+    command = ["finetune", SHIPPED, str(folder / "store"), "--output", str(folder / "tuned"), "--learn", "free",
+               "--epochs", "2"]  # fmt: skip
     assert main([*command, "--debug"]) == 0
     return folder / "tuned"
 

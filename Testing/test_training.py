@@ -103,7 +103,7 @@ def test_two_processes_do_what_one_does(store, tmp_path):
 
 def test_fine_tuning_changes_the_last_layer_alone_and_learns(run, store, tmp_path, capsys):
     folder = tmp_path / "finetune"
-    assert main(["finetune", str(run), str(store), "--output", str(folder)]) == 0
+    assert main(["finetune", str(run), str(store), "--output", str(folder), "--learn", "free"]) == 0
     before, after = weights(run), weights(folder)
     changed = [name for name in before if not np.array_equal(before[name], after[name])]
     assert changed == ["output.weight", "output.bias"]
@@ -122,12 +122,65 @@ def test_a_shipped_bundle_can_be_fine_tuned(store, tmp_path):
     info["preprocessing"] = preprocessing_info(bundle.preprocessing)
     (own / "store.json").write_text(json.dumps(info))
     tuned = tmp_path / "tuned"
-    assert main(["finetune", str(bundle.folder), str(own), "--output", str(tuned), "--epochs", "3"]) == 0
+    free = ["--learn", "free", "--epochs", "3"]
+    assert main(["finetune", str(bundle.folder), str(own), "--output", str(tuned), *free]) == 0
     found = weights(tuned)
     changed = {name for name in bundle.weights if not np.array_equal(found[name], bundle.weights[name])}
     assert changed == {"output.weight", "output.bias"}
     kept = json.loads((tuned / "run.json").read_text())["parent"]["cohort"]
     assert kept["patients"] == bundle.info["cohorts"][0]["patients"]
+
+
+def test_how_much_is_learned_is_chosen_and_said(run, tmp_path, capsys):
+    other = make_store(tmp_path / "store", patients=30, slices=2, seed=5)
+    renamed = other / "patients.csv"
+    for path in (renamed, other / "slices.csv"):
+        path.write_text(path.read_text().replace("\nm", "\nn"))
+    folder = tmp_path / "auto"
+    assert main(["finetune", str(run), str(other), "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    for words in ("Cross-validated on these patients", "none", "shift", "offsets", "last-layer", "free", "<- chosen"):
+        assert words in out
+    assert "converged" in out and "loss per patient" in out
+    info = json.loads((folder / "run.json").read_text())
+    assert info["learn"] == "auto" and info["learned"] in ("none", "shift", "offsets", "last-layer")
+    assert (folder / "comparison.csv").is_file() and len(info["comparison"]) == 5
+    assert main(["finetune", str(run), str(other), "--output", str(tmp_path / "s"), "--learn", "shift"]) == 0
+    moved = weights(tmp_path / "s")["output.bias"] - weights(run)["output.bias"]
+    assert np.ptp(moved) < 1e-6 and not (tmp_path / "s" / "comparison.csv").exists()
+    capsys.readouterr()
+    assert main(["finetune", str(run), str(other), "--output", str(tmp_path / "x"), "--epochs", "3"]) == 2
+    assert "--epochs goes with --learn free" in capsys.readouterr().err
+
+
+def test_patients_that_were_learned_from_are_not_scored_silently(run, store, tmp_path, capsys):
+    """A run knows them by name, its parents' too; so does what was fine-tuned on others from it."""
+    tuned = tmp_path / "tuned"
+    assert main(["finetune", str(run), str(store), "--output", str(tmp_path / "auto")]) == 2
+    assert "learned from 12 of the 12 patients" in capsys.readouterr().err and not (tmp_path / "auto").exists()
+    other = make_store(tmp_path / "store", patients=14, slices=2, seed=5)
+    for path in (other / "patients.csv", other / "slices.csv"):
+        path.write_text(path.read_text().replace("\nm00", "\nn00"))
+    assert main(["finetune", str(run), str(other), "--output", str(tuned), "--learn", "shift"]) == 0
+    known = ((run, store, "12 of the 12"), (tuned, store, "12 of the 12"), (run, other, "2 of the 14"))
+    for model, cohort, count in known:
+        call = ["evaluate", "--model", str(model), "--store", str(cohort), "--bootstrap", "0"]
+        capsys.readouterr()
+        assert main([*call, "--output", str(tmp_path / "refused")]) == 2
+        error = capsys.readouterr().err
+        assert f"learned from {count} patients" in error and "--also-trained-on" in error
+        assert len(error.strip().splitlines()) == 1 and not (tmp_path / "refused").exists()
+    assert main([*call, "--also-trained-on", "--output", str(tmp_path / "asked")]) == 0
+    assert main([*call, "--population", "here", "--also-trained-on", "--output", str(tmp_path / "no")]) == 2
+    assert "has no populations" in capsys.readouterr().err
+
+
+def test_digests_name_patients_without_their_ids():
+    from training_cli.training import runs
+
+    digests = runs.patients_sha256(["b", "a", "a"])
+    assert digests == sorted(digests) and len(digests) == 2 and all(len(each) == 16 for each in digests)
+    assert "ca978112ca1bbdca" in digests  # SHA-256 of "a", FIPS 180-2
 
 
 def test_fine_tuning_on_features_is_fine_tuning_through_the_network(run, store, tmp_path):

@@ -24,6 +24,7 @@ from .commands.models import add_models
 from .commands.predict import add_predict
 from .commands.prepare import add_prepare
 from .commands.pretrain import add_pretrain
+from .commands.recalibrate import add_recalibrate
 from .commands.reproduce import add_reproduce
 from .options import DONE, STOPPED, UNUSABLE_INPUT
 
@@ -38,6 +39,7 @@ COMMANDS = (
     add_baselines,
     add_evaluate,
     add_export,
+    add_recalibrate,
     add_reproduce,
 )
 

@@ -33,6 +33,10 @@ Controls: --permutations adds the concordance of outcomes shuffled among the pat
 inside its contour, so from shape and histogram without texture: metrics_shuffled_voxels.csv, and
 differences_shuffled_voxels.csv (the model less that).
 
+A bundle predicts with the weights of one of its populations (--population; default: the bundle's own), from the image
+alone. Patients that the network learned from are refused unless --also-trained-on: scores on them say nothing about new
+patients.
+
 Censored patients are accounted for by weighting the others (inverse probability of censoring, Kaplan-Meier), as in the
 R packages survival and riskRegression.
 """
@@ -47,6 +51,10 @@ def add_evaluate(commands) -> None:
     command.add_argument("--model", metavar="NETWORK", help="instead: what to predict with, the folder of a finished "
                          "training or of a bundle, or the id of a model that ships")  # fmt: skip
     command.add_argument("--store", type=Path, metavar="STORE", help="with --model: the patients to predict")
+    command.add_argument("--population", metavar="NAME", help="with --model: whose weights of a bundle to use "
+                         "(default: the bundle's default)")  # fmt: skip
+    command.add_argument("--also-trained-on", action="store_true", help="with --model: score patients that the network "
+                         "learned from, too")  # fmt: skip
     add_part_options(command, store="STORE")
     command.add_argument("--horizons", type=days, metavar="DAYS,DAYS", help="times at which to score, in days "
                          "(default: all that the predictions have; with --model 547.875, 18 months)")  # fmt: skip
@@ -67,6 +75,8 @@ def _run(options) -> int:
         options.parser.error("--model and --store go together")
     if options.model is None and (options.patients or options.part or options.shuffle_voxels):
         options.parser.error("--patients, --part and --shuffle-voxels go with --model")
+    if options.model is None and (options.population or options.also_trained_on):
+        options.parser.error("--population and --also-trained-on go with --model")
     if options.clinical and options.predictions is None:
         options.parser.error("--clinical goes with --predictions")
     check_part_options(options)
@@ -102,9 +112,14 @@ def _predict(options):
     from ..training import runs
 
     horizons = options.horizons or [EIGHTEEN_MONTHS_DAYS]
-    edges = runs.load_network(options.model).edges_days[1:]
-    times = list(dict.fromkeys([*horizons, *(float(edge) for edge in edges)]))
-    table = evaluate.predict_store(options.model, open_part(options), times)
+    network, store = evaluate.network_for(options.model, options.population), open_part(options)
+    if not options.also_trained_on:
+        runs.check_not_learned_from(network, store)
+    if network.bundle is not None:
+        hint = "" if options.population else " (the model's default)"
+        print(f"Population: {network.bundle.population.title}{hint}")
+    times = list(dict.fromkeys([*horizons, *(float(edge) for edge in network.edges_days[1:])]))
+    table = evaluate.predict_store(options.model, store, times, population=options.population)
     kept = table[[*table.columns[:3], *(runs.risk_column(days) for days in horizons)]]
     path = ensure_output_folder(options.output) / evaluate.PREDICTIONS_FILE
     write_csv(path, tuple(kept), kept.itertuples(index=False))
@@ -117,8 +132,9 @@ def _shuffle_voxels(options, table, horizons) -> None:
     from ..evaluation import controls, metrics
 
     tables = controls.shuffled_voxel_scores(
-        options.model, open_part(options), table, horizons, options.bootstrap, options.seed, print
-    )
+        options.model, open_part(options), table, horizons, options.bootstrap, options.seed, print,
+        options.population,
+    )  # fmt: skip
     for name, found in zip(("metrics_shuffled_voxels", "differences_shuffled_voxels"), tables):
         rows = found.astype(object).where(found.notna(), None).itertuples(index=False)
         write_csv(options.output / f"{name}.csv", metrics.COLUMNS, rows)

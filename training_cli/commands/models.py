@@ -12,8 +12,10 @@ List the models that ship with this software: their ids, folders, and what they 
     cnn-survival models
     cnn-survival models --json
 
+Each serves one or more populations of patients: 'predict --population NAME' says to which the patient belongs.
+
 The one marked with * is used unless --model says otherwise. --json prints all that is known of each: its folder,
-whether it is the default, and the content of its bundle.json.
+whether it is the default, its populations (the default one first), and the content of its bundle.json.
 """
 
 
@@ -37,10 +39,28 @@ def _run(options) -> int:
         print(f"{mark} {bundle.id}: {bundle.title}")
         for label, key in (("disease", "disease"), ("treatment", "treatment"), ("CT", "ct"), ("licence", "licence")):
             print(f"      {label}: {bundle.info['card'][key]}")
+        for population in bundle.populations:
+            print(f"      population: {described(population, bundle)}")
         print(f"      folder: {folder}")
     return DONE
 
 
+def described(population, bundle) -> str:
+    """A population in one line: name, title, patients, covariates and interval."""
+    if bundle.info["format_version"] == 1:
+        return population.title
+    about = [population.reference_label]
+    names = ", ".join(each.name for each in population.covariates)
+    about.append(f"covariates: {names}" if names else "no covariates")
+    level = population.interval_level
+    about.append(f"{level:.0%} interval" if level else "no interval")
+    default = " (default)" if population.name == bundle.populations[0].name else ""
+    return f"{population.name}{default}: {population.title}; {'; '.join(about)}"
+
+
 def _everything(folder, bundle, problem: str | None, default) -> dict:
     known = {"folder": str(folder), "default": folder == default}
-    return {**known, "problem": problem} if bundle is None else {"id": bundle.id, **known, "bundle": bundle.info}
+    if bundle is None:
+        return {**known, "problem": problem}
+    populations = [each.info for each in bundle.populations]
+    return {"id": bundle.id, **known, "populations": populations, "bundle": bundle.info}

@@ -74,7 +74,8 @@ def print_run(run) -> None:
           f"{cohort['slices_kept']} kept, of {cohort['patients_kept']} patients.")  # fmt: skip
     for departure in run.info["departures"]:
         print(f"Departs from the paper: {departure}")
-    print(f"Mean loss of the last epoch: {run.info['losses'][-1]:.4f}. The run is in '{run.folder}'.")
+    what = "Mean loss per patient" if "learned" in run.info else "Mean loss of the last epoch"
+    print(f"{what}: {run.info['losses'][-1]:.4f}. The run is in '{run.folder}'.")
 
 
 def _whole_number_or_all(text: str) -> int | None:

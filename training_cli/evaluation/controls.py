@@ -44,7 +44,7 @@ def shuffled_voxels(store: Store, seed: int = 2020) -> Store:
 
 def shuffled_voxel_scores(
     model, store: Store, predictions: pd.DataFrame, horizons: Sequence[float], bootstrap: int = 1000,
-    seed: int = 2020, tell: Callable[[str], None] = print,
+    seed: int = 2020, tell: Callable[[str], None] = print, population: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Score a network on slices whose grey values were shuffled, and compare with the slices as they are.
 
@@ -68,7 +68,7 @@ def shuffled_voxel_scores(
         Rows as in metrics.csv: of the shuffled slices, and of the slices as they are less that. A difference in
         concordance whose interval holds 0 does not show that the network uses more than shape and histogram.
     """
-    shuffled = predict_store(model, shuffled_voxels(store, seed), list(horizons))
+    shuffled = predict_store(model, shuffled_voxels(store, seed), list(horizons), population=population)
     time, event = shuffled["time_days"].to_numpy(float), shuffled["event"].to_numpy() == 1
     risks = {float(days): shuffled[risk_column(days)].to_numpy(float) for days in horizons}
     differences = []

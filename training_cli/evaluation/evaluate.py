@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from CNNSurvivalLib.hazards import MONTH_DAYS
 from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
 from ..cohort.store import Store, preprocessing_info
 from ..cohort.tables import one_row_each, read_table
-from ..training.runs import load_network, patient_survival, risk_at, risk_column
+from ..training.runs import Run, load_network, patient_survival, risk_at, risk_column
 from . import metrics
 from .calibration import d_calibration, survival_at_end
 
@@ -189,13 +190,29 @@ def _with_follow_up(path, clinical, log) -> pd.DataFrame:
     return own.join(known[[TIME, EVENT]], how="inner")
 
 
-def predict_store(model, store: Store, horizons: Sequence[float], max_slices: int | None = None) -> pd.DataFrame:
-    """The same table from a network (see ``load_network``), for a store's patients.
+def network_for(model, population: str | None = None) -> Run:
+    """A network (see ``load_network``) with the weights of a bundle's population; None: the bundle's default.
+
+    Raises UsageError for an unknown population, and for one of a run, which has none.
+    """
+    network = load_network(model)
+    if network.bundle is None:
+        if population:
+            raise UsageError(f"'{model}' is a training and has no populations; leave out --population.")
+        return network
+    bundle = network.bundle.for_population(population)
+    return replace(network, weights=bundle.network_weights, bundle=bundle)
+
+
+def predict_store(
+    model, store: Store, horizons: Sequence[float], max_slices: int | None = None, population: str | None = None
+) -> pd.DataFrame:
+    """The same table from a network (see ``network_for``), for a store's patients, of the image alone.
 
     Raises UsageError for slices that were cut in another way than the network's, a horizon beyond its last interval,
     and what is no network.
     """
-    network = load_network(model)
+    network = network_for(model, population)
     if preprocessing_info(network.preprocessing) != store.info["preprocessing"]:
         raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model '{model}'; "
                          "prepare the store with the model's settings.")  # fmt: skip

@@ -15,7 +15,7 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, hazards_from_logits, su
 from ..cohort.splits import stratified_folds
 from ..cohort.store import Store
 from ..training import last_layer, train
-from ..training.runs import MAX_SLICES, Run, save_run
+from ..training.runs import MAX_SLICES, Run, check_not_learned_from, save_run
 from .metrics import concordance, ipa
 
 AUTO = "auto"
@@ -33,6 +33,7 @@ def finetune(
     settings: train.Settings = train.FINETUNE,
     max_slices: int = MAX_SLICES,
     log: Callable[[str], None] = print,
+    also_trained_on: bool = False,
 ) -> Run:
     """Adapt the last layer of a trained network to another cohort.
 
@@ -48,11 +49,14 @@ def finetune(
         "auto", or one of ``last_layer.KINDS``. "free" is the paper's way and takes ``settings``.
     settings : Settings
         Of "free"; of the others only the seed.
+    also_trained_on : bool
+        Whether "auto" may compare the ways on patients that the parent learned from.
 
     Raises
     ------
     UsageError
-        If the store's slices were cut in another way, ``output`` holds another run, or ``learn`` is unknown.
+        If "auto" would compare on patients that the parent learned from, the store's slices were cut in another way,
+        ``output`` holds another run, or ``learn`` is unknown.
     CNNSurvivalError
         If nobody died.
     """
@@ -62,6 +66,8 @@ def finetune(
     if learn == "free":
         return train.finetune(parent, store, output, settings, log)
     train.check_same_preprocessing(parent, store)
+    if learn == AUTO and not also_trained_on:
+        check_not_learned_from(parent, store)
     output = ensure_output_folder(output)
     plan = {**train.plan_of("finetune", store, settings, parent.edges_days), "parent": parent.info, "learn": learn,
             "departures": [f"learn = {learn} (paper: free)"]}  # fmt: skip

@@ -11,18 +11,22 @@ import textwrap
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from CNNSurvivalLib.files import atomic_write
 from CNNSurvivalLib.hazards import MONTH_DAYS
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, SPREAD_PERCENTILES, Prediction
 from CNNSurvivalLib.report.pictures import tumour_window
 from CNNSurvivalLib.report.tables import horizon_table
-from CNNSurvivalLib.report.text import median_text, sentence
+from CNNSurvivalLib.report.text import covariates_text, median_text, sentence, size_text
 
 INK, ACCENT, BAND, GREY, FAINT = "#22313f", "#0b6e8a", "#9fd0dc", "#7b858d", "#e4e8ea"
 ALERT, CAUTION = "#b3261e", "#a4510b"
+OUTSIDE_BAND = "#ecc9a8"
 LEFT, RIGHT, PANEL_LEFT, PANEL_RIGHT = 0.066, 0.632, 0.672, 0.976  # the curve, and the panel beside it
 SHOWN_SLICES = 4
+SPREAD = "#5f8f9c"
+OUTSIDE = "Outside what the model learned from"
 SCALE_BAR_MM = 20
 
 
@@ -45,28 +49,34 @@ def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
     title : str, optional
         Drawn as it is: give no patient's name.
     """
-    figure = Figure(figsize=(11.5, 6.6), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-    _draw_curve(figure.add_axes((LEFT, 0.165, RIGHT - LEFT, 0.665)), prediction)
-    _draw_slices(figure, prediction)
-    _draw_table(figure.add_axes((PANEL_LEFT, 0.165, PANEL_RIGHT - PANEL_LEFT, 0.225)), prediction)
-    _draw_words(figure, prediction, title or "Predicted survival")
     stream = io.BytesIO()
     # No metadata: the same prediction gives the same file.
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    picture(prediction, title).savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
+
+
+def picture(prediction: Prediction, title: str | None = None) -> Figure:
+    """The figure of ``survival_png``."""
+    figure = Figure(figsize=(11.5, 7.0), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    _draw_curve(figure.add_axes((LEFT, 0.165, RIGHT - LEFT, 0.62)), prediction)
+    _draw_slices(figure, prediction)
+    _draw_table(figure.add_axes((PANEL_LEFT, 0.195, PANEL_RIGHT - PANEL_LEFT, 0.2)), prediction)
+    _draw_words(figure, prediction, title or "Predicted survival")
+    return figure
 
 
 def _draw_curve(axes, p: Prediction) -> None:
     months = p.time_days / MONTH_DAYS
     reference_days, reference = p.bundle.population.kaplan_meier
-    low, high = SPREAD_PERCENTILES
+    inside = p.inside_training_range
+    label = "This tumour (mean over its slices)" if inside else "This tumour: outside what the model learned from"
     lines = [
-        *axes.plot(months, p.survival, color=ACCENT, lw=2.6, zorder=4, label="This tumour (mean over its slices)"),
-        axes.fill_between(months, p.survival_low, p.survival_high, color=BAND, alpha=0.6, lw=0, zorder=2,
-                          label=f"{low}-{high}% of its {len(p.slices)} slices: agreement, not confidence"),
+        *axes.plot(months, p.survival, color=_color(p), lw=2.6, ls="-" if inside else (0, (4, 1.5)), zorder=4,
+                   label=label),
+        *_draw_bands(axes, p),
         *axes.step(reference_days / MONTH_DAYS, reference, where="post", color=GREY, lw=1.4, zorder=3,
-                   label=textwrap.fill(f"Kaplan-Meier: {p.bundle.population.reference_label}", 52)),
+                   label=_label(f"Kaplan-Meier: {p.bundle.population.reference_label}")),
         *_mark_median(axes, p),
     ]  # fmt: skip
     _mark_risk_time(axes, p)
@@ -85,16 +95,46 @@ def _draw_curve(axes, p: Prediction) -> None:
                 labelcolor=INK, borderaxespad=0.2)  # fmt: skip
 
 
+def _label(text: str) -> str:
+    """For the legend: at most three lines."""
+    return "\n".join(textwrap.wrap(text, 52, max_lines=3, placeholder=" …"))
+
+
+def _color(p: Prediction) -> str:
+    """Of the patient's curve: a warning where the case is outside of what the model learned from."""
+    return ACCENT if p.inside_training_range else CAUTION
+
+
+def _draw_bands(axes, p: Prediction) -> list:
+    """The population's interval as a band and the slices' spread as a pair of lines; without interval the spread is
+    the band. Returns what the legend shows."""
+    months = p.time_days / MONTH_DAYS
+    band = BAND if p.inside_training_range else OUTSIDE_BAND
+    low, high = SPREAD_PERCENTILES
+    if p.interval_low is None:
+        label = f"{low}-{high}% of its {len(p.slices)} slices: agreement, not confidence"
+        return [axes.fill_between(months, p.survival_low, p.survival_high, color=band, alpha=0.6, lw=0, zorder=2,
+                                  label=label)]  # fmt: skip
+    level = p.population.interval_level
+    axes.plot(months, p.survival_high, color=SPREAD, lw=1.0, ls=(0, (1, 1.5)), zorder=2.5)
+    return [
+        axes.fill_between(months, p.interval_low, p.interval_high, color=band, alpha=0.6, lw=0, zorder=2,
+                          label=f"{level:.0%} interval for such patients"),
+        *axes.plot(months, p.survival_low, color=SPREAD, lw=1.0, ls=(0, (1, 1.5)), zorder=2.5,
+                   label=f"{low}-{high}% of the slices"),
+    ]  # fmt: skip
+
+
 def _mark_risk_time(axes, p: Prediction) -> None:
     """S at the risk time. The text stands where the falling curve does not pass: right above it, or at the bottom."""
     month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
-    axes.plot([month, month, 0], [0, value, value], color=ACCENT, lw=1, ls=(0, (4, 3)), zorder=3)
-    axes.plot(month, value, "o", color=ACCENT, ms=7, mec="white", mew=1.4, zorder=6)
+    axes.plot([month, month, 0], [0, value, value], color=_color(p), lw=1, ls=(0, (4, 3)), zorder=3)
+    axes.plot(month, value, "o", color=_color(p), ms=7, mec="white", mew=1.4, zorder=6)
     above = value < 0.62  # higher up is the legend
     axes.annotate(
         f"{value:.0%} alive at {month:g} months", (month, value if above else 0.03),
-        xytext=(11, 9) if above else (6, 0), textcoords="offset points", color=ACCENT, fontsize=11, fontweight="bold",
-        va="bottom", ha="left", zorder=7,
+        xytext=(11, 9) if above else (6, 0), textcoords="offset points", color=_color(p), fontsize=11,
+        fontweight="bold", va="bottom", ha="left", zorder=7,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"},
     )  # fmt: skip
 
@@ -133,7 +173,7 @@ def _places(figure) -> list[tuple[float, float, float, float]]:
     gap = 0.07  # inches
     large = ((PANEL_RIGHT - PANEL_LEFT) * width - gap / 3) * 3 / 4
     small = (large - 2 * gap) / 3
-    top, left = 0.83 * height, PANEL_LEFT * width
+    top, left = 0.805 * height, PANEL_LEFT * width
     inches = [(left, top - large, large, large)]
     inches += [(left + large + gap, top - small - n * (small + gap), small, small) for n in range(SHOWN_SLICES - 1)]
     return [(x / width, y / height, w / width, h / height) for x, y, w, h in inches]
@@ -142,10 +182,12 @@ def _places(figure) -> list[tuple[float, float, float, float]]:
 def _draw_table(axes, p: Prediction) -> None:
     axes.set_axis_off()
     header, rows = horizon_table(p)
-    cells = [[f"{r['horizon_months']} months", _percent(r["survival"]), _spread(r), _percent(r["reference_survival"])]
-             for r in (dict(zip(header, row)) for row in rows)]  # fmt: skip
+    level = p.population.interval_level
+    kind, beside = ("p", "its slices") if level is None else ("ci", f"{level:.0%} interval")
+    cells = [[f"{r['horizon_months']} months", _percent(r["survival"]), _range(r, kind),
+              _percent(r["reference_survival"])] for r in (dict(zip(header, row)) for row in rows)]  # fmt: skip
     table = axes.table(
-        [["alive at", "this tumour", "its slices", "cohort"], *cells], cellLoc="center", edges="horizontal",
+        [["alive at", "this tumour", beside, "cohort"], *cells], cellLoc="center", edges="horizontal",
         bbox=(0, 0, 1, 1), colWidths=(0.27, 0.23, 0.27, 0.23),
     )  # fmt: skip
     table.auto_set_font_size(False)
@@ -158,32 +200,72 @@ def _draw_table(axes, p: Prediction) -> None:
 
 
 def _draw_words(figure, p: Prediction, title: str) -> None:
-    figure.text(LEFT, 0.945, _shortened(title, 60), fontsize=16, fontweight="bold", color=INK)
-    figure.text(LEFT, 0.925, textwrap.fill(sentence(p), 140), fontsize=9.5, color=INK, va="top", linespacing=1.35)
+    width = PANEL_RIGHT - LEFT
+    heading = _fitted(figure, title, 0.6 if not p.inside_training_range else width, 1, 16, weight="bold")
+    figure.text(LEFT, 0.948, heading, fontsize=16, fontweight="bold", color=INK)
+    if not p.inside_training_range:
+        figure.text(PANEL_RIGHT, 0.951, f"  {OUTSIDE}  ", fontsize=10.5, fontweight="bold", color="white", ha="right",
+                    bbox={"boxstyle": "square,pad=0.35", "facecolor": CAUTION, "edgecolor": "none"})  # fmt: skip
+    text = _fitted(figure, sentence(p), width, 3, 9.5)
+    figure.text(LEFT, 0.927, text, fontsize=9.5, color=INK, va="top", linespacing=1.3)
     saw = f"What the network saw: {len(p.slices)} slices, the best first"
-    figure.text(PANEL_LEFT, 0.842, saw, fontsize=9.5, color=INK)
+    figure.text(PANEL_LEFT, 0.815, saw, fontsize=9.5, color=INK)
     horizon = p.rmst_horizon_days / MONTH_DAYS
-    facts = f"Median: {median_text(p)}; mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months"
-    figure.text(PANEL_LEFT, 0.125, facts, fontsize=8.3, color=INK)
+    facts = [
+        f"Median: {median_text(p)}; mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months",
+        f"Tumour: {size_text(p)}",
+        f"Population: {p.population.title}",
+        *([f"Entered beside the image: {covariates_text(p)}"] if p.covariates else []),
+    ]
+    lines = [_fitted(figure, fact, PANEL_RIGHT - PANEL_LEFT, 1, 8.3) for fact in facts]
+    figure.text(PANEL_LEFT, 0.172, "\n".join(lines), fontsize=8.3, color=INK, va="top", linespacing=1.45)
     if p.warnings:
         more = f" (and {len(p.warnings) - 1} more)" if len(p.warnings) > 1 else ""
-        text = _shortened(f"Warning: {p.warnings[0]}", 165 - len(more)) + more
-        figure.text(LEFT, 0.062, text, fontsize=8.2, color=CAUTION)
+        text = _fitted(figure, f"Warning: {p.warnings[0]}", width - 0.07, 1, 8.2) + more
+        figure.text(LEFT, 0.058, text, fontsize=8.2, color=CAUTION)
     figure.text(LEFT, 0.025, RESEARCH_USE_ONLY, fontsize=8.8, fontweight="bold", color=ALERT)
     figure.text(
-        PANEL_RIGHT, 0.025, f"Model {p.bundle.id} · {p.provenance['software']}", fontsize=8, color=GREY, ha="right"
-    )
+        PANEL_RIGHT, 0.025, _fitted(figure, f"Model {p.bundle.id} · {p.provenance['software']}", 0.46, 1, 8),
+        fontsize=8, color=GREY, ha="right",
+    )  # fmt: skip
 
 
-def _spread(row: dict) -> str:
+def _range(row: dict, kind: str) -> str:
+    """Of the slices ("p") or the population's interval ("ci")."""
     if row["survival"] is None:
         return ""
-    return f"{row['survival_p10'] * 100:.0f}-{row['survival_p90']:.0%}"
+    low, high = ("survival_p10", "survival_p90") if kind == "p" else ("survival_ci_low", "survival_ci_high")
+    return f"{row[low] * 100:.0f}-{row[high]:.0%}"
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _fitted(figure, text: str, width: float, most: int, size: float, weight: str = "normal") -> str:
+    """The text in at most so many lines of a part of the figure's width; what is too much is cut."""
+    renderer = figure.canvas.get_renderer()
+    font = FontProperties(size=size, weight=weight)
+    limit = width * figure.bbox.width
+
+    def wide(line: str) -> float:
+        return renderer.get_text_width_height_descent(line, font, ismath=False)[0]
+
+    lines: list = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if wide(longer) <= limit or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    cut = len(lines) > most
+    return "\n".join(_cut(line, wide, limit, cut and n == most - 1) for n, line in enumerate(lines[:most]))
+
+
+def _cut(line: str, wide, limit: float, more: bool) -> str:
+    """A line that fits, with an ellipsis where something is left out."""
+    if not more and wide(line) <= limit:
+        return line
+    while line and wide(line + "…") > limit:
+        line = line[:-1]
+    return line + "…"

@@ -25,7 +25,7 @@ from CNNSurvivalLib.image_text import encode_images
 from CNNSurvivalLib.network import GREY_SCALE
 
 from ..cohort.store import REJECTED_FILE, Store, preprocessing_info
-from ..training.runs import MAX_SLICES, Run, patient_survival, risk_at
+from ..training.runs import MAX_SLICES, Run, patient_survival, patients_sha256, risk_at
 from .card import TEST, Card, card_info, number
 from .model_card import CARD_FILE, model_card
 from .self_test import self_test_images
@@ -319,6 +319,8 @@ def _training_info(run_info: dict) -> dict:
     left_out = ("edges_days", "preprocessing", "store", "parent")
     info = {name: value for name, value in run_info.items() if name not in left_out}
     info["store_sha256"] = run_info["store"]["sha256"]
+    if run_info["store"]["patients"]:  # a network from a bundle has the digests already, and no ids
+        info["patients_sha256"] = patients_sha256(run_info["store"]["patients"])
     if run_info.get("parent"):
         info["parent"] = _training_info(run_info["parent"])
     return info

@@ -212,6 +212,16 @@ def term_shift(term: dict, values: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(np.isfinite(total), total, 0.0)
 
 
+def terms_shift(terms: Sequence[dict], values: Mapping[str, np.ndarray], patients: int) -> np.ndarray:
+    """What the term of exactly the known covariates adds for each patient, [patients]; 0 where none is known."""
+    known = {name: np.isfinite(column) for name, column in values.items()}
+    total = np.zeros(patients)
+    for term in terms:
+        exactly = np.all([known[name] == (name in term["coefficients"]) for name in values], axis=0)
+        total = total + np.where(exactly, term_shift(term, values), 0.0)
+    return total
+
+
 # --- How sure ---------------------------------------------------------------------------------------------------------
 
 
@@ -365,15 +375,7 @@ def shift_and_terms(scores: Scores, values: Mapping) -> Callable:
     shift = fit_shift(scores)
     terms = fit_terms(scores.shifted(shift), values)
 
-    def shift_of(part: Scores, given: Mapping) -> np.ndarray:
-        known = {name: np.isfinite(column) for name, column in given.items()}
-        total = np.full(len(part.time), shift)
-        for term in terms:
-            exactly = np.all([known[name] == (name in term["coefficients"]) for name in given], axis=0)
-            total = total + np.where(exactly, term_shift(term, given), 0.0)
-        return total
-
-    return shift_of
+    return lambda part, given: shift + terms_shift(terms, given, len(part.time))
 
 
 # --- The entry of bundle.json -----------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ and, while it is not finished, ``checkpoint.npz`` instead of the first two.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +148,41 @@ def save_run(folder, info: dict, weights: dict) -> Run:
         np.savez(stream, **weights)
     write_json(folder / RUN_FILE, info)
     return Run(folder, info, weights)
+
+
+# --- Who was learned from ---------------------------------------------------------------------------------------------
+
+
+def patients_sha256(patient_ids: Iterable[str]) -> list[str]:
+    """The first 16 hex digits of the SHA-256 of each patient_id, sorted: who was learned from, without naming them."""
+    return sorted({hashlib.sha256(str(patient).encode("utf-8")).hexdigest()[:16] for patient in patient_ids})
+
+
+def learned_from(run: Run) -> set[str]:
+    """``patients_sha256`` of all that the network learned from: its trainings, and its population's calibration.
+
+    Of trainings that do not say (bundles of earlier versions) it holds nobody.
+    """
+    found: set = set()
+    stage = run.info
+    while stage:
+        found.update(patients_sha256(stage.get("store", {}).get("patients", ())), stage.get("patients_sha256", ()))
+        stage = stage.get("parent")
+    if run.bundle is not None:
+        found.update(run.bundle.population.info.get("patients_sha256", ()))
+    return found
+
+
+def check_not_learned_from(run: Run, store: Store) -> None:
+    """Raise UsageError if the network learned from patients of a store that it is to be scored on."""
+    known = learned_from(run)
+    count = sum(patients_sha256([patient])[0] in known for patient in store.patient_ids)
+    if count:
+        raise UsageError(
+            f"The network '{run.folder}' learned from {count} of the {len(store.patient_ids)} patients of "
+            f"'{store.folder}', so scores on them say nothing about new patients; choose others with --patients and "
+            "--part, or give --also-trained-on."
+        )
 
 
 # --- Predictions for a cohort -----------------------------------------------------------------------------------------

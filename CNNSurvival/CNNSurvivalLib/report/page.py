@@ -17,9 +17,13 @@ from .text import sentence, summary
 
 INK, GREY, FAINT = (0.12, 0.19, 0.25), (0.45, 0.48, 0.52), (0.86, 0.88, 0.9)
 BLUE, BAND, RED = (0.03, 0.44, 0.55), (0.77, 0.88, 0.92), (0.7, 0.12, 0.12)
+CAUTION, CAUTION_BAND, SPREAD = (0.64, 0.32, 0.04), (0.96, 0.88, 0.79), (0.37, 0.56, 0.61)
+WHITE = (1.0, 1.0, 1.0)
 LEFT, RIGHT = 42.0, A4[0] - 42.0
 SHOWN_SLICES = 6
 MOST_WARNING_LINES = 12
+BELOW_WARNINGS = 205.0  # points that the model, the provenance and the last line need
+OUTSIDE = "Outside what the model learned from"
 # Nodes of a scene have other keys than files; see prediction.json.
 INPUT_LABELS = {"volume": "CT", "image": "CT", "segmentation": "Segmentation", "mask": "Segmentation",
                 "segment": "Segment"}  # fmt: skip
@@ -50,8 +54,8 @@ def write_report(
     page = Page()
     y = _head(page, prediction, inputs or {}, patient, when or datetime.date.today().isoformat())
     draw_curve(page, prediction, LEFT, y + 4, 320, 235)
-    _table(page, prediction, LEFT + 345, y + 14)
-    y = _slices(page, prediction, y + 262)
+    bottom = _table(page, prediction, LEFT + 345, y + 14)
+    y = _slices(page, prediction, max(y + 262, bottom + 16))
     y = _warnings(page, prediction, y + 14)
     y = _model(page, prediction, y + 8)
     _provenance(page, prediction, y + 8)
@@ -64,13 +68,17 @@ def write_report(
 
 
 def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: float, scale: float = 1.0) -> None:
-    """S(t) with its spread over slices and the reference cohort's Kaplan-Meier curve.
+    """S(t) with the population's interval, its spread over slices and the reference cohort's Kaplan-Meier curve.
+
+    Without an interval the spread is the band. A case outside of what the model learned from is dashed, in another
+    colour, under a banner that says so.
 
     canvas: a ``pdf.Page``, or another object with its text, polyline and polygon. x, y: the top left corner. scale: of
     texts and lines.
     """
     size = 8 * scale
-    left, top, right, bottom = x + 3.6 * size, y + size, x + width - size, y + height - 3.4 * size
+    head = size if p.inside_training_range else 3 * size  # room for the banner
+    left, top, right, bottom = x + 3.6 * size, y + head, x + width - size, y + height - 3.4 * size
     end = float(p.time_days[-1]) / MONTH_DAYS
 
     def at(months, survival) -> np.ndarray:
@@ -78,8 +86,9 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
         return np.stack([left + (right - left) * months / end, bottom - (bottom - top) * survival], axis=-1)
 
     months = p.time_days / MONTH_DAYS
-    band = np.concatenate([at(months, p.survival_low), at(months, p.survival_high)[::-1]])
-    canvas.polygon(band, BAND)
+    color, band_color = _colors(p)
+    limits = (p.survival_low, p.survival_high) if p.interval_low is None else (p.interval_low, p.interval_high)
+    canvas.polygon(np.concatenate([at(months, limits[0]), at(months, limits[1])[::-1]]), band_color)
     for part in (0, 0.2, 0.4, 0.6, 0.8, 1.0):
         canvas.polyline(at([0, end], part), FAINT, 0.5 * scale)
         canvas.text(left - 0.5 * size, at(0, part)[1] + 0.35 * size, f"{part:.0%}", size, REGULAR, INK, "right")
@@ -90,27 +99,54 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
     canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, INK, "center")
     days, survival = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
     canvas.polyline(at(days / MONTH_DAYS, survival), GREY, 1.0 * scale)
-    canvas.polyline(at(months, p.survival), BLUE, 2.0 * scale)
+    if p.interval_low is not None:
+        for spread in (p.survival_low, p.survival_high):
+            canvas.polyline(at(months, spread), SPREAD, 0.7 * scale, (1.5 * scale, 1.5 * scale))
+    dash = () if p.inside_training_range else (5 * scale, 2 * scale)
+    canvas.polyline(at(months, p.survival), color, 2.0 * scale, dash)
     risk_month = p.bundle.risk_time_days / MONTH_DAYS
     mark = at(risk_month, 1 - p.risk)
-    canvas.polyline([at(risk_month, 0), mark, at(0, 1 - p.risk)], BLUE, 0.6 * scale, (3 * scale, 2 * scale))
+    canvas.polyline([at(risk_month, 0), mark, at(0, 1 - p.risk)], color, 0.6 * scale, (3 * scale, 2 * scale))
+    # At the bottom, or right above the point where the curve itself runs there.
+    baseline = bottom - 0.6 * size if 1 - p.risk > 0.3 else mark[1] - size
     canvas.text(
-        at(risk_month, 0)[0] + 0.5 * size, bottom - 0.6 * size, f"{1 - p.risk:.0%} alive at {risk_month:g} months",
-        size, BOLD, BLUE,
+        at(risk_month, 0)[0] + 0.5 * size, baseline, f"{1 - p.risk:.0%} alive at {risk_month:g} months",
+        size, BOLD, color,
     )  # fmt: skip
+    if not p.inside_training_range:
+        _banner(canvas, left, right, top - 0.9 * size, size)
     _legend(canvas, p, right, top, size, scale)
 
 
+def _colors(p: Prediction) -> tuple:
+    """(of the curve, of its band)."""
+    return (BLUE, BAND) if p.inside_training_range else (CAUTION, CAUTION_BAND)
+
+
+def _banner(canvas, left, right, bottom, size) -> None:
+    """Above the curve, in the warning colour."""
+    top = bottom - 1.7 * size
+    canvas.polygon(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), CAUTION)
+    canvas.text((left + right) / 2, bottom - 0.5 * size, OUTSIDE, size, BOLD, WHITE, "center")
+
+
 def _legend(canvas, p: Prediction, right, top, size, scale) -> None:
+    color, band = _colors(p)
+    dotted, dash = (1.5 * scale, 1.5 * scale), () if p.inside_training_range else (5 * scale, 2 * scale)
+    if p.interval_low is None:
+        bands = [(band, 5.0, (), "10-90% of the slices: agreement, not confidence")]
+    else:
+        bands = [(band, 5.0, (), f"{p.population.interval_level:.0%} interval for such patients"),
+                 (SPREAD, 0.7, dotted, "10-90% of the slices")]  # fmt: skip
     rows = [
-        (BLUE, 2.0, f"this tumour, mean of {p.slices_used} slices"),
-        (BAND, 5.0, "10-90% of the slices: agreement, not confidence"),
-        (GREY, 1.0, "Kaplan-Meier of the reference cohort"),
+        (color, 2.0, dash, f"this tumour, mean of {p.slices_used} slices"),
+        *bands,
+        (GREY, 1.0, (), "Kaplan-Meier of the reference cohort"),
     ]
     left = right - max(text_width(text, size) for *_look, text in rows) - 2.5 * size
-    for number, (color, width, text) in enumerate(rows):
+    for number, (color, width, dash, text) in enumerate(rows):
         y = top + (1.2 + 1.4 * number) * size
-        canvas.polyline([(left, y - 0.3 * size), (left + 1.8 * size, y - 0.3 * size)], color, width * scale)
+        canvas.polyline([(left, y - 0.3 * size), (left + 1.8 * size, y - 0.3 * size)], color, width * scale, dash)
         canvas.text(left + 2.3 * size, y, text, size, REGULAR, INK)
 
 
@@ -129,34 +165,44 @@ def _head(page: Page, p: Prediction, inputs: dict, patient: Optional[str], when:
 
 def _paragraph(page: Page, text: str, y: float, size: float, color, font=REGULAR, most: int = 99) -> float:
     """Text over the page's width from baseline y; returns the next line's baseline."""
-    lines = wrapped(text, RIGHT - LEFT, size, font)
-    if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1][:-3] + "..."]
-    for line in lines:
+    for line in _lines(text, RIGHT - LEFT, size, font, most):
         page.text(LEFT, y, line, size, font, color)
         y += 1.3 * size
     return y
 
 
-def _table(page: Page, p: Prediction, x: float, y: float) -> None:
+def _lines(text: str, width: float, size: float, font, most: int) -> list[str]:
+    """The text in at most so many lines; what is too much is cut."""
+    lines = wrapped(text, width, size, font)
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1][:-3] + "..."]
+
+
+def _table(page: Page, p: Prediction, x: float, y: float) -> float:
+    """The horizons and the summary; returns the last baseline."""
     header, rows = horizon_table(p)
     columns = (x, x + 78, x + 122, x + 166)
-    for at, text, align in zip(columns, ("alive at", "", "its slices", "cohort"), ("left", *["right"] * 3)):
+    level = p.population.interval_level
+    beside = "its slices" if level is None else f"{level:.0%} int."
+    for at, text, align in zip(columns, ("alive at", "", beside, "cohort"), ("left", *["right"] * 3)):
         page.text(at, y, text, 8, REGULAR, GREY, align)
     for row in rows[:8]:
         cell = dict(zip(header, row))
-        y += 15
-        page.polyline([(x, y - 10.5), (columns[-1], y - 10.5)], FAINT, 0.5)
+        y += 15 if len(rows) <= 5 else 12
+        page.polyline([(x, y - 9.5), (columns[-1], y - 9.5)], FAINT, 0.5)
         page.text(columns[0], y, f"{cell['horizon_months']:g} months", 8.5, REGULAR, INK)
         page.text(columns[1], y, _percent(cell["survival"]), 9.5, BOLD, INK, "right")
-        spread = "" if cell["survival_p10"] is None else f"{cell['survival_p10']:.0%}-{cell['survival_p90']:.0%}"
+        low, high = ("survival_p10", "survival_p90") if level is None else ("survival_ci_low", "survival_ci_high")
+        spread = "" if cell[low] is None else f"{cell[low]:.0%}-{cell[high]:.0%}"
         page.text(columns[2], y, spread, 8.5, REGULAR, GREY, "right")
         page.text(columns[3], y, _percent(cell["reference_survival"]), 8.5, REGULAR, GREY, "right")
     y += 8
     for label, text in summary(p)[len(p.horizons_months) : -1]:
-        for line, font in ((label, REGULAR), (text, BOLD)):
-            y += 12.5
-            page.text(x, y, line, 8.5, font, GREY if font == REGULAR else INK)
+        y += 11.5
+        page.text(x, y, label, 8, REGULAR, GREY)
+        for line in _lines(text, RIGHT - x, 8, BOLD, 2):
+            y += 9.5
+            page.text(x, y, line, 8, BOLD, INK)
+    return y
 
 
 def _percent(value) -> str:
@@ -182,10 +228,10 @@ def _warnings(page: Page, p: Prediction, y: float) -> float:
         page.text(LEFT, y + 13, "None.", 8.5, REGULAR, GREY)
         return y + 24
     lines: list = []
-    shown = 0
+    shown, room = 0, min(MOST_WARNING_LINES, max(2, int((A4[1] - BELOW_WARNINGS - y) / 11.5)))
     for warning in p.warnings:
         more = wrapped(f"- {warning}", RIGHT - LEFT, 8.5)
-        if len(lines) + len(more) > MOST_WARNING_LINES:
+        if len(lines) + len(more) > room:
             break
         lines += more
         shown += 1
@@ -198,8 +244,7 @@ def _warnings(page: Page, p: Prediction, y: float) -> float:
 
 
 def _model(page: Page, p: Prediction, y: float) -> float:
-    page.text(LEFT, y, f"Model: {p.bundle.title} ({p.bundle.id})"[:110], 9.5, BOLD, INK)
-    y += 13
+    y = _paragraph(page, f"Model: {p.bundle.title} ({p.bundle.id})", y, 9.5, INK, BOLD, most=1) + 0.65
     for fact in p.bundle.facts[:7]:
         y = _paragraph(page, fact, y, 8.5, INK, most=2)
     return _paragraph(page, f"Reference cohort: {p.bundle.population.reference_label}", y, 8.5, INK, most=2)
