@@ -50,7 +50,7 @@ class PatientSection:
             self._volumeId, self._dicomAge = volumeId, patient_age(volume, getattr(slicer, "dicomDatabase", None))
             self._texts = {AGE: self._dicomAge} if self._dicomAge else {}
         if prediction is not None:
-            self._texts = {c.name: text_of(c, prediction.covariates.get(c.name)) for c in covariates}
+            self._texts.update({c.name: text_of(c, prediction.covariates.get(c.name)) for c in covariates})
         if covariates != self._covariates:
             self._build(covariates)
         self._fill()
@@ -74,15 +74,17 @@ class PatientSection:
         self._covariates, self._edits, self._rows = covariates, {}, qt.QWidget()
         layout = qt.QFormLayout(self._rows)
         layout.setContentsMargins(0, 0, 0, 0)
-        before = self.ui.addModelsButton
         for covariate in covariates:
             edit = self._choices(covariate) if covariate.choices is not None else self._number(covariate)
             label = qt.QLabel(_("{covariate}:").format(covariate=covariate.label[:1].upper() + covariate.label[1:]))
             label.setBuddy(edit)
             layout.addRow(label, edit)
-            qt.QWidget.setTabOrder(before, edit)
-            self._edits[covariate.name] = before = edit
+            self._edits[covariate.name] = edit
         box.layout().addWidget(self._rows)
+        before = self.ui.addModelsButton
+        for edit in self._edits.values():  # only now: they are in the window
+            qt.QWidget.setTabOrder(before, edit)
+            before = edit
         box.visible = bool(covariates)
 
     def _choices(self, covariate):
