@@ -280,13 +280,12 @@ def _groups(workspace: TransferWorkspace, population: PopulationCohort, store: S
 def _adapted(workspace, parent: Run, store: Store, population: PopulationCohort, comparison, groups):
     """(scores of each group by a last layer fitted on the others, the entry's layer fitted on all)."""
     features = last_layer.cohort_features(parent.weights, store, parent.edges_days, workspace.max_slices)
-    learn = population.learn
-    if learn == "auto":
-        learn = comparison.loc[comparison["chosen"] == 1, "learn"].iloc[0]
-    workspace.log(f"  fine-tuning: {learn}")
     ids, logits = np.array(store.patient_ids), {}
     for group in np.unique(groups):
         inside = groups == group
+        # How much to learn is chosen without the group, too.
+        learn = _learn(workspace, population, parent, store.part(ids[~inside]))
+        workspace.log(f"  without {group}: {learn}")
         fitted = last_layer.fit(parent.weights, features.part(~inside), learn, workspace.study.seed)
         part = store.part(ids[inside])
         found = populations.cohort_scores(fitted.weights, part, parent.edges_days, workspace.max_slices)
@@ -294,7 +293,22 @@ def _adapted(workspace, parent: Run, store: Store, population: PopulationCohort,
             logits[patient] = found.logits[number][found.used[number] > 0]
     held_out = populations.scores_of(store.patient_ids, [logits[p] for p in store.patient_ids], store.time,
                                      store.event, parent.edges_days)  # fmt: skip
+    learn = population.learn if population.learn != "auto" else _chosen(comparison)
+    workspace.log(f"  of all patients: {learn}")
     return held_out, _layer(parent.weights, last_layer.fit(parent.weights, features, learn, workspace.study.seed))
+
+
+def _learn(workspace, population: PopulationCohort, parent: Run, store: Store) -> str:
+    """How much these patients' deaths allow to learn."""
+    if population.learn != "auto":
+        return population.learn
+    settings = replace(training.FINETUNE, seed=workspace.study.seed)
+    return _chosen(finetuning.compare(parent, store, settings, finetuning.CHOOSABLE, max_slices=workspace.max_slices,
+                                      horizon_days=workspace.horizon))  # fmt: skip
+
+
+def _chosen(comparison: pd.DataFrame) -> str:
+    return comparison.loc[comparison["chosen"] == 1, "learn"].iloc[0]
 
 
 def _layer(weights: dict, fitted: last_layer.Fit) -> dict:
