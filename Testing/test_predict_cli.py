@@ -717,6 +717,19 @@ def test_models_lists_what_ships(shipped, capsys):
     assert "* one: The model in" in capsys.readouterr().out
 
 
+def test_models_lists_populations(shipped, two_populations, capsys):
+    bundles.save_bundle(shipped / "two", *_content(two_populations))
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "population: here (default): Patients from here; 100 invented patients of here; covariates: " in out
+    assert "covariates: age_years, n_stage; 95% interval" in out and "population: there: Patients from there" in out
+    assert "population: 100 invented patients\n" in out  # of version 1
+    assert main(["models", "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert [p["name"] for p in one["populations"]] == ["reference-cohort"]
+    assert two["populations"] == two_populations.info["populations"]
+
+
 def test_the_default_model_and_models_by_id(shipped, run):
     for model in (None, "random-1.0", "one"):
         assert run("--model", model)[0] == 0
