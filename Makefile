@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 DEMO = .venv-demo
 TEST = .venv-test
 DOCS = .venv-docs
-# Tests run in so many processes at once. Each uses one thread for linear algebra, so that they do not compete.
+# The number of processes in which tests run at once. Each uses one thread for linear algebra, so that they do not compete.
 JOBS ?= 2
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # With FORMAT=1 `make lint` also fails for files that `make format` would change.

@@ -1,4 +1,4 @@
-"""The rules of the house: what each folder may import, no circle, nothing upward."""
+"""The rules of the architecture: what each folder may import, no import cycles, no import of a higher layer."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ LIBRARY = REPOSITORY / "CNNSurvival" / "CNNSurvivalLib"
 COMMANDS = REPOSITORY / "training_cli"
 
 # What the files of a folder of the library may import besides the standard library, and which folders of it they may
-# take from. "" is the library's own folder, the story from slices to prediction.
+# take from. "" is the library's own folder, from slices to prediction.
 LIBRARY_RULES = {
     "": ({"numpy", "scipy", "torch"}, set()),
     "io": ({"numpy", "scipy", "SimpleITK", "pydicom", "highdicom"}, {""}),
@@ -19,11 +19,11 @@ LIBRARY_RULES = {
     "mrml": ({"numpy", "scipy", "slicer", "vtk"}, {"", "io", "report"}),
     "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils"}, {"", "io", "report", "mrml"}),
 }
-# These two join the rooms: they choose where cases come from.
+# These two modules join the folders: they choose where cases come from.
 JOINING = {"batch": {"", "io", "mrml", "report"}, "headless": {"", "io", "mrml"}}
 
-# The floors of training_cli, from the ground up: a folder may import its own files and those of lower floors.
-FLOORS = (
+# The layers of training_cli, the lowest first: a folder may import its own files and those of lower layers.
+LAYERS = (
     ("options", "toml_file"),
     ("cohort", "figures"),
     ("training",),
@@ -86,7 +86,7 @@ def graph(root, package):
     return {name: imports(path, root, known, package) for name, path in known.items()}
 
 
-def room(name):
+def folder_of(name):
     return name.split(".")[0] if "." in name or (LIBRARY / name).is_dir() else ""
 
 
@@ -97,19 +97,19 @@ COMMANDS_GRAPH = graph(COMMANDS, "training_cli")
 @pytest.mark.parametrize("name", sorted(LIBRARY_GRAPH), ids=lambda name: name or "__init__")
 def test_a_file_of_the_library_imports_what_its_folder_may(name):
     inside, outside = LIBRARY_GRAPH[name]
-    packages, folders = LIBRARY_RULES[room(name)]
+    packages, folders = LIBRARY_RULES[folder_of(name)]
     folders = JOINING.get(name, folders)
     if name in JOINING:
         packages = packages | {"slicer", "CNNSurvivalLib"}
     assert outside - set(sys.stdlib_module_names) <= packages
     for other in inside:
-        assert room(other) in folders | {room(name)}, f"{name} takes from {other}"
+        assert folder_of(other) in folders | {folder_of(name)}, f"{name} takes from {other}"
 
 
 @pytest.mark.parametrize("name", sorted(LIBRARY_GRAPH), ids=lambda name: name or "__init__")
 def test_at_file_scope_the_library_imports_only_numpy_and_scipy(name):
     """Outside widgets: what is slow, or not everywhere, is imported inside the function that uses it."""
-    if room(name) == "widgets":
+    if folder_of(name) == "widgets":
         return
     tree = ast.parse(modules(LIBRARY)[name].read_text(encoding="utf-8"))
     inside_functions = {
@@ -134,11 +134,11 @@ def test_the_library_knows_no_command(name):
     assert "training_cli" not in LIBRARY_GRAPH[name][1]
 
 
-def floor(name):
-    for number, rooms in enumerate(FLOORS):
-        if any(name == each or name.startswith(each + ".") for each in rooms):
+def layer(name):
+    for number, folders in enumerate(LAYERS):
+        if any(name == each or name.startswith(each + ".") for each in folders):
             return number
-    raise AssertionError(f"training_cli/{name} lies on no floor; add its folder to FLOORS")
+    raise AssertionError(f"training_cli/{name} lies in no layer; add its folder to LAYERS")
 
 
 def is_command(name):
@@ -147,20 +147,20 @@ def is_command(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS_GRAPH) - {""}))
-def test_no_import_runs_upward(name):
+def test_no_file_imports_from_a_higher_layer(name):
     for other in COMMANDS_GRAPH[name][0] - {""}:
-        assert floor(other) <= floor(name), f"{name} takes from {other}, which lies above it"
+        assert layer(other) <= layer(name), f"{name} takes from {other}, which lies above it"
         if name.startswith("commands."):
             assert not is_command(other), f"{name} takes from {other}: a command imports no other"
 
 
 @pytest.mark.parametrize("imported", [LIBRARY_GRAPH, COMMANDS_GRAPH], ids=["CNNSurvivalLib", "training_cli"])
-def test_no_circle(imported):
+def test_there_are_no_import_cycles(imported):
     """Counting imports inside functions, too."""
     done = set()
 
     def visit(name, way):
-        assert name not in way, "a circle: " + " -> ".join([*way[way.index(name) :], name])
+        assert name not in way, "a cycle: " + " -> ".join([*way[way.index(name) :], name])
         if name in done or name not in imported:
             return
         for other in sorted(imported[name][0] - {name}):

@@ -409,7 +409,7 @@ def test_net_benefit_is_dcurves(gbsg):
 
 
 def test_net_benefit_is_dcurves_where_it_is_installed(gbsg):
-    """dcurves gives none where the last of the treated died before the horizon; we know what became of them."""
+    """dcurves gives none where the last of the treated died before the horizon; we know whether each died."""
     dca = pytest.importorskip("dcurves").dca
     time, event, risk = gbsg
     data = pd.DataFrame({"time": time, "event": event.astype(int), "risk": risk})

@@ -42,6 +42,26 @@ def test_one_network_gives_each_population_its_own_hazards(tmp_path):
     assert moved == pytest.approx(np.tile(np.linspace(-1.5, -0.5, 19), (len(images), 1)), abs=1e-4)
 
 
+def test_an_engine_of_another_population_is_refused(tmp_path, sphere):
+    from CNNSurvivalLib.explanation import occlusion_maps
+    from CNNSurvivalLib.prediction import predict
+    from CNNSurvivalLib.slices import axial_geometry
+
+    bundle = save_bundle(tmp_path / "b", bundle_info_2(), random_weights())
+    here, there = (bundle.for_population(name) for name in ("here", "there"))
+    engine, image = create_engine("numpy", here), (*sphere(), axial_geometry((3.0, 1.0, 1.0)))
+    assert engine.population == "here"
+    expected = predict(*image, here)
+    np.testing.assert_array_equal(predict(*image, here, engine).survival, expected.survival)
+    words = "created for the population 'here', and the prediction is for 'there'"
+    with pytest.raises(CNNSurvivalError, match=words):
+        predict(*image, there, engine)
+    with pytest.raises(CNNSurvivalError, match=words):
+        occlusion_maps(predict(*image, there), engine)
+    engine.population = None  # an engine that does not say whose it is
+    np.testing.assert_array_equal(predict(*image, here, engine).survival, expected.survival)
+
+
 def test_a_bundle_of_version_1_has_one_population_and_the_same_weights(tmp_path):
     bundle = save_bundle(tmp_path / "b", bundle_info(), random_weights())
     assert bundle.info["format_version"] == 1 and len(bundle.populations) == 1
@@ -299,14 +319,30 @@ def test_interval_and_its_checks():
     wrong = scores.shifted(2.0)  # a model that is far off
     assert sum(row["covered"] for row in fitting.group_coverage(scores, interval)) >= 4
     assert not any(row["covered"] for row in fitting.group_coverage(wrong, interval))
-    assert fitting.split_half_coverage(scores, repeats=4, resamples=40) > 0.8
+    kept, narrow = (fitting.split_half_coverage(scores, repeats=4, resamples=40, level=x) for x in (0.95, 0.5))
+    assert kept > 0.8 and narrow < kept - 0.1
 
 
-def test_network_variance_is_the_jackknifes():
+def test_the_variance_between_networks_is_the_jackknifes():
     values = np.array([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
     # centred: (-.5, .5), (.5, -.5), (0, 0): sum of squares 0.5 for either patient, times 2 / 3
-    assert fitting.network_variance(values) == pytest.approx(1 / 3)
-    assert fitting.network_variance(values + np.array([[5.0], [0.0], [1.0]])) == pytest.approx(1 / 3)
+    assert fitting.variance_between_networks(values) == pytest.approx(1 / 3)
+    assert fitting.variance_between_networks(values + np.array([[5.0], [0.0], [1.0]])) == pytest.approx(1 / 3)
+
+
+def test_ranges_hold_the_volume_unless_every_patient_has_a_single_slice(tmp_path):
+    pytest.importorskip("pandas")
+    from cohort_maker import make_store
+    from training_cli.cohort.store import open_store
+
+    store = open_store(make_store(tmp_path / "several", patients=8))
+    ages = np.array([np.nan, 61.0] * 4)
+    ranges = fitting.patient_ranges(store, 20, ages)
+    assert list(ranges) == ["largest_area_px", "mean_intensity", "volume_cc", "age_years"]
+    assert ranges["volume_cc"] == np.percentile(store.patients["volume_cc"], [1, 99]).tolist()
+    assert ranges["age_years"] == [61, 61]
+    single = open_store(make_store(tmp_path / "single", patients=8, slices=1))
+    assert list(fitting.patient_ranges(single, 20)) == ["largest_area_px", "mean_intensity"]
 
 
 def test_columns_are_read_as_the_library_reads_them():

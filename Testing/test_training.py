@@ -1,4 +1,4 @@
-"""Training: learns, goes on after a kill to the same weights, and does the same on two processes."""
+"""Training: learns, resumes after a kill to the same weights, and does the same on two processes."""
 
 import json
 import os

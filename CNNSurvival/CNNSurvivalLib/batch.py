@@ -36,7 +36,7 @@ OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
 
 class Outcome(NamedTuple):
-    """What became of one case: its row of predictions.csv (the values of PREDICTIONS_HEADER), or why there is none."""
+    """The outcome of one case: its row of predictions.csv (the values of PREDICTIONS_HEADER), or why there is none."""
 
     case: Case
     values: Optional[list]

@@ -1,8 +1,8 @@
 """The trained model on disk: a folder with ``weights.npz`` and ``bundle.json``.
 
 ``bundle.json`` holds everything that must be known to use the weights and to judge their predictions; its
-fields are checked against ``bundle_schema.SCHEMA``. ``weights.npz`` is read without pickle, and only if its SHA-256
-is the one that ``bundle.json`` gives.
+fields are checked by ``bundle_schema.problem_of``, for the format version that it states. ``weights.npz`` is read
+without pickle, and only if its SHA-256 is the one that ``bundle.json`` gives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .populations import Population
 from .slices import Preprocessing
 
 FORMAT = "cnn-survival-bundle"
-FORMAT_VERSION = 2  # that is written; READABLE_VERSIONS are read
+FORMAT_VERSION = 2  # of a bundle that names populations; one that names none is written as version 1
 READABLE_VERSIONS = (1, 2)
 INFO_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.npz"

@@ -27,7 +27,7 @@ _COLUMNS = 80
 
 
 def create_engine(name: str, bundle: Bundle, device: Optional[str] = None) -> Engine:
-    """The engine of that name with the weights of the bundle's population.
+    """The engine of that name with the weights of the bundle's population, whose name it carries.
 
     Parameters
     ----------
@@ -47,11 +47,26 @@ def create_engine(name: str, bundle: Bundle, device: Optional[str] = None) -> En
     CNNSurvivalError
         For an unknown name, or where PyTorch or the device is missing.
     """
-    if name == "numpy":
-        return NumpyEngine(bundle.network_weights)
-    if name == "torch":
-        return TorchEngine(bundle.network_weights, device)
-    raise CNNSurvivalError(f"There is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
+    if name not in ENGINES:
+        raise CNNSurvivalError(f"There is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
+    weights = bundle.network_weights
+    engine = NumpyEngine(weights) if name == "numpy" else TorchEngine(weights, device)
+    engine.population = bundle.population.name
+    return engine
+
+
+def check_population(engine: Engine, bundle: Bundle) -> None:
+    """Raise CNNSurvivalError for an engine that was created for another population than the bundle's.
+
+    Each population has its own last layer, so such an engine would give the hazards of other patients. An engine that
+    carries no population is accepted.
+    """
+    made_for = getattr(engine, "population", None)
+    if made_for not in (None, bundle.population.name):
+        raise CNNSurvivalError(
+            f"The engine was created for the population '{made_for}', and the prediction is for "
+            f"'{bundle.population.name}'; create the engine with the same bundle."
+        )
 
 
 class Engine:
@@ -63,10 +78,13 @@ class Engine:
         As in `ENGINES`.
     description : str
         The name with the library's version and the device.
+    population : str or None
+        The name of the population that it was created for; None where it was not made by `create_engine`.
     """
 
     name: str
     description: str
+    population: Optional[str] = None
 
     def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
         """The hazards of slices.

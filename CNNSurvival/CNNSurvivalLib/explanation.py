@@ -12,6 +12,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from .engines import check_population
 from .errors import CNNSurvivalError
 from .hazards import survival_at, survival_function
 from .prediction import Prediction
@@ -73,10 +74,11 @@ def occlusion_maps(
     Raises
     ------
     CNNSurvivalError
-        For a patch or a stride below 1, or a stride that leaves pixels out.
+        For a patch or a stride below 1, a stride that leaves pixels out, and an engine of another population.
     """
     if not 1 <= stride_px <= patch_px:
         raise CNNSurvivalError(f"The patch is {patch_px} and its stride {stride_px} pixels; give 1 <= stride <= patch.")
+    check_population(engine, prediction.bundle)
     report = progress or (lambda step, fraction: None)
     values = []
     for number, image in enumerate(prediction.slices.images):

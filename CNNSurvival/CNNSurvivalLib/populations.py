@@ -1,9 +1,9 @@
-"""Whom a prediction is for: a population shifts the network's hazards, and knows how sure it is.
+"""The population that a prediction is for: its last layer, covariates and interval.
 
-One network serves several populations (a disease and its treatment). What it says of another population than the one it
-learned from is off by a constant: on the logit scale of the hazards, one number or one per interval repairs it. Age and
-stage, where they are known, and the uncertainty of a curve are constants on that scale, too. So all of it is one
-operation, ``shifted``: logit(hazard) + shift.
+One network serves several populations (a disease and its treatment). A population changes the network's last layer:
+offsets are added to its biases, one number or one per interval, or the layer is replaced (``Population.adapted``).
+Covariates, such as age and stage, and the limits of the interval add one number to the logit of all hazards
+(``shifted``).
 
 A population is an entry of ``populations`` in bundle.json (``docs/formats.md``); ``bundle_schema`` checks it.
 """

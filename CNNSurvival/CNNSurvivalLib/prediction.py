@@ -16,7 +16,7 @@ import scipy
 
 from . import __version__
 from .bundle import Bundle
-from .engines import create_engine
+from .engines import check_population, create_engine
 from .errors import CNNSurvivalError
 from .hazards import MONTH_DAYS, median_survival, restricted_mean_survival, survival_at, survival_function
 from .populations import Population, outside_ranges, patient_score, shifted
@@ -65,7 +65,7 @@ class Prediction:
     horizon_survival : ndarray of float64, shape [horizons]
         S at ``horizons_months``; NaN after the last interval.
     risk : float
-        1 - S at the bundle's risk time (18 months).
+        1 - S at the bundle's risk time, ``bundle.risk_time_days``; 18 months in the bundles that ship.
     slice_risk : ndarray of float64, shape [n]
         The same for each slice.
     risk_percentile : float
@@ -165,7 +165,7 @@ def predict(
     bundle : Bundle
         The model, from ``bundle.load_bundle``, for the patient's population (``Bundle.for_population``).
     engine : Engine, optional
-        From ``engines.create_engine`` with the same bundle; the built-in one where not given.
+        From ``engines.create_engine`` with the same bundle, for the same population; the built-in one where not given.
     covariates : mapping, optional
         Name -> text or number of what is known beside the image, such as {"age_years": 63}. Names that the population
         does not take are ignored; without any the result is that of the image alone.
@@ -189,7 +189,8 @@ def predict(
     Raises
     ------
     CNNSurvivalError
-        As ``slices.extract_slices``, for an image that is no CT, and for min_roi_px or max_slices below 1.
+        As ``slices.extract_slices``, for an image that is no CT, for min_roi_px or max_slices below 1, and for an
+        engine of another population.
     UsageError
         For an impossible covariate.
     """
@@ -202,6 +203,7 @@ def predict(
     if not force:
         check_is_ct(hu)
     engine = engine or create_engine("numpy", bundle)
+    check_population(engine, bundle)
     report("Cutting slices", 0.0)
     slices = extract_slices(hu, mask, ijk_to_ras, preprocessing).best(count)
     report("Running the network", 0.2)
@@ -264,13 +266,13 @@ def aggregate(
     shift = bundle.population.covariate_shift(covariates)
     slice_survival = survival_function(shifted(hazards, shift))
     survival = slice_survival[used].mean(axis=0)
-    low, high = np.percentile(slice_survival[used], SPREAD_PERCENTILES, axis=0)
+    spread_low, spread_high = np.percentile(slice_survival[used], SPREAD_PERCENTILES, axis=0)
     risk = float(1 - survival_at(survival, edges, risk_time))
     slice_risk = 1 - survival_at(slice_survival, edges, risk_time)
     outside = tuple(outside_ranges(bundle.population, _measures(slices, covariates)))
     own = _warnings(bundle, slices, slice_risk, used, provenance)
     warnings = (*outside, *input_warnings, *slices.warnings, *own)
-    interval = _interval(bundle, hazards[used], shift)
+    interval_low, interval_high = _interval(bundle, hazards[used], shift)
     return Prediction(
         bundle=bundle,
         slices=slices,
@@ -279,10 +281,10 @@ def aggregate(
         used=used,
         time_days=edges,
         survival=survival,
-        survival_low=low,
-        survival_high=high,
-        interval_low=interval[0],
-        interval_high=interval[1],
+        survival_low=spread_low,
+        survival_high=spread_high,
+        interval_low=interval_low,
+        interval_high=interval_high,
         covariates=covariates,
         horizons_months=tuple(horizons_months),
         horizon_survival=survival_at(survival, edges, np.array(horizons_months) * MONTH_DAYS),
@@ -344,13 +346,13 @@ def _warnings(bundle: Bundle, slices: RankedSlices, slice_risk: np.ndarray, used
     if count < FEW_SLICES:
         yield f"The curve rests on {count} slice{'s' if count > 1 else ''} only."
     yield from _unlike_training(bundle, slices)
-    low, high = np.percentile(slice_risk[used], SPREAD_PERCENTILES)
-    if high - low > WIDE_SPREAD:
-        yield f"The slices disagree: their risks reach from {low:.0%} to {high:.0%} (10th to 90th percentile)."
-    trained, used = bundle.preprocessing.min_roi_px, provenance["parameters"]["min_roi_px"]
-    if used < trained and slices.area_px.min() < trained:
+    lower, upper = np.percentile(slice_risk[used], SPREAD_PERCENTILES)
+    if upper - lower > WIDE_SPREAD:
+        yield f"The slices disagree: their risks reach from {lower:.0%} to {upper:.0%} (10th to 90th percentile)."
+    trained_px, minimum_px = bundle.preprocessing.min_roi_px, provenance["parameters"]["min_roi_px"]
+    if minimum_px < trained_px and slices.area_px.min() < trained_px:
         yield (
-            f"Slices with fewer than {trained} tumour pixels were used (minimum {used}); "
+            f"Slices with fewer than {trained_px} tumour pixels were used (minimum {minimum_px}); "
             "the model was trained on larger ones."
         )
 

@@ -1,13 +1,14 @@
 """From a CT and a tumour mask to ranked, masked slices: what the network sees.
 
-The way of one slice: find the mask's bounding box; take the axial planes in it; resample each in-plane to
+The steps for one slice: find the mask's bounding box; take the axial planes in it; resample each in-plane to
 the model's pixel size; map Hounsfield units (HU) to 0..255; set everything outside the mask to 0; cut out
 140 x 140 pixels around the region of interest (ROI); rank by ROI area and mean intensity.
 
 "Axial" is anatomical. The array may be stored in any order: ``ijk_to_ras`` says where its voxels lie, and
 the array axis nearest to superior-inferior is the one that is sliced. Images come out in radiological
 order: rows from anterior to posterior, columns from the patient's right to left, slices from inferior to
-superior. Nothing but the mask's bounding box is read from the CT, and no array of the volume's size is made.
+superior. Only the mask's bounding box is resampled; a coarse sample of the whole CT is read to see whether it
+is one. No array of the volume's size is made.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Box = Tuple[slice, ...]
 
 # Planes tilted against the axial plane by up to this angle are taken for axial: across a 60 mm tumour they
-# leave it by at most 5 mm to either side, less than two of the 3 mm slices of the paper's first cohort.
+# leave it by about 5 mm to either side, less than two of the 3 mm slices of the paper's first cohort.
 MAX_OBLIQUE_DEGREES = 10.0
 # Pixel sizes closer than this to the model's are not resampled (DICOM writes 0.976562 for 0.9765625).
 PIXEL_SIZE_TOLERANCE = 1e-3

@@ -76,7 +76,7 @@ def seconds(work: Callable) -> float:
 
 
 def tumour_ct(shape, slices: int, radius_mm: float = 25.0, spacing=(3.0, 0.8, 0.8)):
-    """(hu int16, mask uint8, ijk_to_ras): an egg of tissue over so many planes of a CT of that shape."""
+    """(hu int16, mask uint8, ijk_to_ras): an egg of tissue over a number of planes of a CT of that shape."""
     from CNNSurvivalLib.slices import axial_geometry
 
     hu = np.full(shape, -800, dtype=np.int16)
@@ -315,7 +315,7 @@ def finetuning(options: Options) -> list[Row]:
 
 
 def cohort_manifest(options: Options, cases: int) -> Path:
-    """A manifest of so many cases: the first of the real cohort, or made-up ones."""
+    """A manifest of that number of cases: the first of the real cohort, or made-up ones."""
     from cohort_maker import make_images
 
     if options.cohort is None:

@@ -59,7 +59,7 @@ TARGETS = {
 # Loaded once, before the forks, because they take most of a test's time. The project's own modules are not.
 LIBRARIES = ("numpy", "scipy.ndimage", "scipy.integrate", "pandas", "pydicom", "SimpleITK", "torch", "hypothesis",
              "sksurv.metrics", "lifelines", "PIL.ImageDraw", "pytest")  # fmt: skip
-# A mutant that takes so many times as long as the unchanged code, and some seconds more, hangs.
+# A mutant hangs if it takes SLOWER times as long as the unchanged code and GRACE_S seconds more.
 SLOWER, GRACE_S = 5, 30
 
 COMPARISONS = {
@@ -233,7 +233,7 @@ def start(target: Target, tree: ast.Module) -> int:
 
 
 def finished(processes: dict, limit_s: float) -> list[tuple[Site, str]]:
-    """Wait until one or more of {id: (site, start)} end or exceed the limit; remove them, say what became of each."""
+    """Wait until one or more of {id: (site, start)} end or exceed the limit; remove them; the outcome of each."""
     while True:
         done = []
         for child, (site, began) in list(processes.items()):

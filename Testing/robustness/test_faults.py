@@ -103,7 +103,7 @@ def contents(folder: Path) -> dict:
 
 
 # Commands run in copies of a process that has everything imported, so that kills hit the work and not the imports. It
-# is one of its own, on one thread: a copy of a process that has run PyTorch's threads waits for them for ever.
+# is one of its own, on one thread: a copy of a process that has run PyTorch's threads waits for them without end.
 _SERVER = """
 import json, os, resource, sys
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -158,7 +158,7 @@ class Server:
         assert self._process.stdout.readline() == "imported\n"
 
     def start(self, arguments, largest=None, said=os.devnull) -> int:
-        """A copy that runs a command, with files of at most so many bytes, what it prints in a file; returns its
+        """A copy that runs a command, with files of at most ``largest`` bytes, what it prints in a file; returns its
         number."""
         self._ask(arguments, False, largest, str(said))
         return int(self._process.stdout.readline())
@@ -289,7 +289,7 @@ class _FullDisk:
 
 @contextmanager
 def disk_with(room, monkeypatch):
-    """All of ``atomic_write``'s files together have so many bytes left."""
+    """All of ``atomic_write``'s files together have ``room`` bytes left."""
     left = [room]
     fdopen = os.fdopen
     with monkeypatch.context() as patch:

@@ -56,9 +56,9 @@ def add_predict(commands) -> None:
                        "software (see 'cnn-survival models'); default: the model marked there")  # fmt: skip
     model.add_argument("--engine", choices=ENGINES, default="numpy", help="what computes the network: numpy (built in) "
                        "or torch (needs PyTorch, uses a GPU if there is one); both give the same curve")  # fmt: skip
-    model.add_argument("--min-roi", type=whole_number, metavar="PX", help="use slices with at least so many tumour "
+    model.add_argument("--min-roi", type=whole_number, metavar="PX", help="use slices with at least PX tumour "
                        "pixels at the model's pixel size (default: the model's, usually 250)")  # fmt: skip
-    model.add_argument("--max-slices", type=whole_number, metavar="N", help="use at most so many slices, the best "
+    model.add_argument("--max-slices", type=whole_number, metavar="N", help="use at most N slices, the best "
                        "ranked (default: the model's, usually 20)")  # fmt: skip
     command.add_argument("--horizons", type=months, default=None, metavar="MONTHS,MONTHS", help="when survival is "
                          "wanted, in months (default: 6,12,18,24,36)")  # fmt: skip

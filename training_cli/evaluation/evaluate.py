@@ -135,7 +135,7 @@ def read_predictions(
 ) -> tuple[pd.DataFrame, list[float]]:
     """(patient_id, time_days, event, risk_<days> ..., the horizons): those asked for, or all that the table has.
 
-    A column risk_<months>m, as ``cnn-survival predict`` writes it, is the risk at so many months of 30.4375 days.
+    A column risk_<months>m, as ``cnn-survival predict`` writes it, is the risk at that many months of 30.4375 days.
     Follow-up comes from the table's own columns or from the table ``clinical``; patients without a row there are left
     out, which ``log`` is told.
 

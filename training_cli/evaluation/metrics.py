@@ -561,7 +561,7 @@ def _net_benefit(share, risk, threshold) -> np.ndarray:
 
 
 def _followed_to(time, event, horizon, counts) -> np.ndarray:
-    """Whether the resample says what became of everybody by the horizon; [b]."""
+    """Whether each resample knows the state of every patient at the horizon; [b]."""
     return _known(counts * _weights(time, event, horizon, counts), counts)
 
 

@@ -243,7 +243,7 @@ def _percent(value: float | None) -> str:
 
 
 def _fitted(figure, text: str, width: float, most: int, size: float, weight: str = "normal") -> str:
-    """The text in at most so many lines of a part of the figure's width; what is too much is cut."""
+    """The text in a limited number of lines of a part of the figure's width; the rest is cut."""
     renderer = figure.canvas.get_renderer()
     font = FontProperties(size=size, weight=weight)
     limit = width * figure.bbox.width

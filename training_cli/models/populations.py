@@ -1,7 +1,8 @@
-"""Fitting a population: how far its hazards lie from the network's, what age and stage add, and how sure that is.
+"""Fitting a population: how far its hazards lie from the network's, what age and stage add, and the uncertainty.
 
-Everything is one number per patient that is added to the logit of all hazards of all of the patient's slices; the
-patient's curve is the mean of the slice curves, as in ``CNNSurvivalLib.prediction``. Fits maximise the likelihood of
+What is fitted is added to the logits of the hazards of all of a patient's slices: a shift is one number, or one per
+interval; covariates add one number per patient. The patient's curve is the mean of the slice curves, as in
+``CNNSurvivalLib.prediction``. Fits maximise the likelihood of
 the discrete hazards of that curve (Gensheimer & Narasimhan 2019, PeerJ 7:e6257).
 """
 
@@ -40,7 +41,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network says of a cohort's patients, and what became of them.
+    """What a network says of a cohort's patients, and their follow-up.
 
     Attributes
     ----------
@@ -222,7 +223,7 @@ def terms_shift(terms: Sequence[dict], values: Mapping[str, np.ndarray], patient
     return total
 
 
-# --- How sure ---------------------------------------------------------------------------------------------------------
+# --- Uncertainty ------------------------------------------------------------------------------------------------------
 
 
 def fit_interval(
@@ -235,7 +236,7 @@ def fit_interval(
     scores : Scores
         Of the population, its shift applied; of patients that the network has not learned from.
     network_variance : float
-        Variance of a patient's score over networks trained on other samples (``network_variance``).
+        Variance of a patient's score over networks trained on other samples (``variance_between_networks``).
     """
     values = score_values(scores)
     random = np.random.default_rng(seed)
@@ -256,7 +257,7 @@ def fit_interval(
     }
 
 
-def network_variance(scores_of_networks: Sequence[np.ndarray]) -> float:
+def variance_between_networks(scores_of_networks: Sequence[np.ndarray]) -> float:
     """Variance of a patient's score that comes from the sample which the network was trained on.
 
     Parameters
@@ -281,11 +282,13 @@ def error_of(interval: dict, values: np.ndarray) -> np.ndarray:
     return np.sqrt(vaa + 2 * vab * distance + vbb * distance**2 + interval["network_variance"])
 
 
-def split_half_coverage(scores: Scores, repeats: int = 20, resamples: int = 100, seed: int = 2020) -> float:
+def split_half_coverage(
+    scores: Scores, repeats: int = 20, resamples: int = 100, seed: int = 2020, level: float = 0.95
+) -> float:
     """How often the recalibrations on two halves of a cohort agree within their joint interval, 0..1.
 
-    If the stated level is kept, this is the level: the difference of two independent estimates has the sum of their
-    variances. Patients count alike.
+    level: of the interval, as in ``fit_interval``. If it is kept, the result is about this level: the difference of two
+    independent estimates has the sum of their variances. Patients count alike.
     """
     from scipy.stats import norm
 
@@ -296,18 +299,20 @@ def split_half_coverage(scores: Scores, repeats: int = 20, resamples: int = 100,
         for rows in (half, ~half):
             part = scores.part(rows)
             a, b = fit_line(part, values[rows])
-            found = fit_interval(part, resamples=resamples, seed=seed + repeat)
+            found = fit_interval(part, level=level, resamples=resamples, seed=seed + repeat)
             shifts.append(a + b * (values - values[rows].mean()))
             variances.append(error_of(found, values) ** 2)
-        limit = norm.ppf(0.975) * np.sqrt(variances[0] + variances[1])
+        limit = norm.ppf((1 + level) / 2) * np.sqrt(variances[0] + variances[1])
         inside.append(np.mean(np.abs(shifts[0] - shifts[1]) <= limit))
     return float(np.mean(inside))
 
 
 def group_coverage(scores: Scores, interval: dict, horizon_days: float = EIGHTEEN_MONTHS_DAYS, groups: int = 5) -> list:
-    """Predicted and observed S of groups by predicted risk: dicts patients, low, high, observed, error, covered.
+    """Predicted and observed S of groups by predicted risk, one dict for each group, the lowest risk first.
 
-    covered: whether the observed share (Kaplan-Meier) lies within the interval, widened by its own sampling error.
+    patients: their number. predicted: mean S. observed: S by Kaplan-Meier. error: standard error of ``observed``.
+    model_error: standard error of ``predicted``, from the interval. covered: whether the two differ by no more than the
+    interval's level allows, given both errors.
     """
     from scipy.stats import norm
 
@@ -338,7 +343,7 @@ def _km_at(time, event, horizon_days: float) -> tuple[float, float]:
     return value, float(value * np.sqrt(total)) if 0 < value < 1 else float(0.5 / len(time))
 
 
-# --- Which of it pays: cross-validation -------------------------------------------------------------------------------
+# --- What improves predictions: cross-validation ----------------------------------------------------------------------
 
 
 def crossvalidated_risks(
@@ -405,8 +410,8 @@ def covariate_entry(covariate: Covariate) -> dict:
     return {**entry, "low": covariate.low, "high": covariate.high}
 
 
-# Covariates that a table may hold, by the name of their column. Which of them a population takes is decided by
-# cross-validation.
+# The covariates that a population can take, by the name of their column. It takes those that its [[population]] table
+# or ``recalibrate --covariates`` names.
 KNOWN_COVARIATES = {
     "age_years": Covariate("age_years", "age", "years", 18, 110),
     "n_stage": Covariate("n_stage", "N stage", "", 0, 3, {"N0": 0, "N1": 1, "N2": 2, "N3": 3}),
@@ -479,11 +484,18 @@ def _metric_row(row: dict, predictor: str) -> dict:
 
 
 def patient_ranges(store: Store, max_slices: int, ages: np.ndarray | None = None) -> dict:
-    """1st and 99th percentile of what the patients of a store had: the measures of ``populations.MEASURES``."""
+    """The entry ``ranges`` of a population: measure -> [1st, 99th percentile] over the patients of a store.
+
+    Measures are those of ``CNNSurvivalLib.populations.MEASURES``: the largest area, the mean grey level, the volume,
+    and the age where ``ages`` are given. A store whose patients all have a single slice says nothing about volumes.
+    """
     rows = [store.rows(patient, max_slices) for patient in store.patient_ids]
     largest = [store.slices.loc[some, "area_px"].max() for some in rows]
     grey = [store.slices.loc[some, "mean_intensity"].mean() for some in rows]
     measures = {"largest_area_px": largest, "mean_intensity": grey}
+    if (store.patients["roi_slices"] > 1).any():
+        volumes = store.patients["volume_cc"].to_numpy(np.float64)
+        measures["volume_cc"] = volumes[np.isfinite(volumes)]
     if ages is not None:
         measures["age_years"] = ages[np.isfinite(ages)]
     return {name: np.percentile(each, [1, 99]).tolist() for name, each in measures.items() if len(each)}

@@ -1,7 +1,8 @@
-"""A bundle for a site's own patients: a new population, its hazards shifted to what became of them.
+"""A bundle for a site's own patients: a new population, its hazards shifted to fit their follow-up.
 
-The network stays as it is. What is fitted on the site's patients is a shift (or one per interval), terms of covariates
-if they are asked for, and how sure that is; what it gives patients that were left out is found by cross-validation.
+The network stays as it is. What is fitted on the site's patients is a shift (one number, or one per interval), terms of
+covariates if they are asked for, and the interval; what it gives patients that were left out is found by
+cross-validation.
 """
 
 from __future__ import annotations

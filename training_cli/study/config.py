@@ -11,6 +11,14 @@
                  crossvalidate (false, true, or settings that differ once more), pretrained_only (export that, too)
     [crossvalidation]  folds, finetune_folds, at_epochs
 
+A configuration with [[population]] tables is of a second kind: one network that serves several populations. title,
+seed, horizons_days, bootstrap, card, [data] and [pretrain] are the same; the others are
+
+    sanity_tumours     how many tumours of each cohort are tried grown, shrunk, shaken and turned
+    [network]          one table: id, title, version, pretrain
+    [crossvalidation]  folds, seeds (the cross-validation of the pretraining cohort is repeated with each)
+    [[population]]     name, title, label, where, pretraining, default, manifest, hold_out, learn, covariates, baselines
+
 A table or key that is not listed here is refused, so that a typing error is not a silent default. docs/formats.md has
 the types and defaults.
 """

@@ -184,7 +184,7 @@ def _network_variance(workspace: TransferWorkspace, networks) -> float:
             found.append([populations.score_values(each, workspace.horizon) for each in cohorts])
     # Cohort by cohort: a shift common to a cohort is taken up by the population's own.
     sizes = [len(values) for values in found[0]]
-    variances = [populations.network_variance([values[k] for values in found]) for k in range(len(others))]
+    variances = [populations.variance_between_networks([values[k] for values in found]) for k in range(len(others))]
     return float(np.average(variances, weights=sizes))
 
 

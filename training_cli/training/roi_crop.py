@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from CNNSurvivalLib.network import CROP_PX, GREY_SCALE, POOLS
 
-# Slices of a batch are cut in so many groups by the size of their window; each group has the largest one's.
+# A batch's slices are sorted by the size of their window into this number of groups; each group has its largest window.
 GROUPS = 8
 
 

@@ -5,7 +5,7 @@ augmentation; then, on the second cohort, 20 epochs in which all but the last la
 of 32. Everything else in ``Settings`` is a departure, off by default.
 
 Lightning Fabric runs the loop on CPU or GPU, on one device or several (DDP). Every random number comes from the seed,
-the epoch and the step, so a run that was killed goes on from its last epoch to the same weights.
+the epoch and the step, so a run that was killed continues from its last epoch to the same weights.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Tell = Callable[[str], None]
 class Settings:
     """How to train. The defaults are the paper's; what is below ``seed`` departs from it.
 
-    best_slices: the slices kept by the cohort ranking (None: all). balanced: an epoch draws so many slices of every
-    patient, at random, in place of all slices once (0: off). augment: random flips and quarter turns, and grey
+    best_slices: the slices kept by the cohort ranking (None: all). balanced: an epoch draws this number of slices of
+    every patient, at random, in place of all slices once (0: off). augment: random flips and quarter turns, and grey
     levels times 0.9 to 1.1. dropout: the paper's 0.5. weight_decay: decoupled (AdamW). marginal_start: the output
     biases start at the cohort's marginal hazards. average_from: the weights are averaged over the epochs from this
     one on (0: off). recalibrate: batch norm's running statistics are measured anew, without dropout, at the end.

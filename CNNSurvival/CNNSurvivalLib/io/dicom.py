@@ -17,7 +17,7 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 # A deflated file that inflates to more than this is made to fill the memory; pydicom inflates all of it.
 MAX_INFLATED = 2**30
-# The file meta information, which names the transfer syntax, lies in so many bytes.
+# The file meta information, which names the transfer syntax, lies in this many bytes at the start.
 META_BYTES = 2**16
 
 

@@ -24,7 +24,7 @@ HEADER = [
     "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames",
 ]  # fmt: skip
-# Where slices are missing, a series is filled up to at most so many times its number.
+# Where slices are missing, a series is filled up to at most this many times its number.
 MOST_MISSING = 5
 
 

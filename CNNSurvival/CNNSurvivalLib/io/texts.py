@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-# Names in a message: so much of each, and so many of a list.
+# Names in a message: the letters that are shown of each, and the names that are shown of a list.
 SHOWN_LETTERS, SHOWN_NAMES = 64, 40
 
 

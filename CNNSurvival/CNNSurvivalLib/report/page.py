@@ -172,7 +172,7 @@ def _paragraph(page: Page, text: str, y: float, size: float, color, font=REGULAR
 
 
 def _lines(text: str, width: float, size: float, font, most: int) -> list[str]:
-    """The text in at most so many lines; what is too much is cut."""
+    """The text in a limited number of lines; the rest is cut."""
     lines = wrapped(text, width, size, font)
     return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1][:-3] + "..."]
 
