@@ -220,7 +220,9 @@ fitting = pytest.importorskip("training_cli.models.populations")
 
 
 def folds(scores):
-    return fitting.stratified_folds(scores.event, 5, 2020)
+    from training_cli.cohort.splits import stratified_folds
+
+    return stratified_folds(scores.event, 5, 2020)
 
 
 def cohort(patients=400, shift=0.7, age_effect=0.04, n_effect=0.0, seed=3, slices=3, slope=1.0):
