@@ -35,9 +35,12 @@ from test_readers import (
     write_series,
 )
 
+from CNNSurvivalLib.batch import load_case
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.io.patient_folder import folder_cases
 from CNNSurvivalLib.io.quiet import reading
 from CNNSurvivalLib.io.read import find_segments, read_case
+from training_cli.cohort.prepare import _choose_segment
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:highdicom")
 
@@ -340,3 +343,15 @@ def test_archives_that_would_fill_the_disk_or_are_damaged_are_refused(ct, mask, 
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(link, "/etc/passwd")
     assert "holds no DICOM CT slices" in sentence(path, mask)
+
+
+def test_zipped_patients_in_a_folder_and_in_a_manifest(ct, tmp_path):
+    uid = pydicom.dcmread(next(ct.iterdir())).SeriesInstanceUID
+    write_rtstruct(ct / "rs.dcm", {"GTV": box_contours(affine())}, uid)
+    (tmp_path / "patients" / "two").mkdir(parents=True)
+    zipped(ct, tmp_path / "patients" / "one.zip")
+    zipped(ct, tmp_path / "patients" / "two" / "export.zip")
+    cases = folder_cases(tmp_path / "patients")
+    assert [case.patient_id for case in cases] == ["two", "one"] and not any(case.problem for case in cases)
+    assert all(np.array_equal(load_case(case).mask, box_mask()) for case in cases)
+    assert _choose_segment(tmp_path / "patients" / "one.zip", "gtv") == "GTV"
