@@ -29,7 +29,7 @@ demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m training_cli.demo --output demo-output
 
 test: $(TEST)/.ready lint
-	$(TEST_ENVIRONMENT) $(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal
+	$(TEST_ENVIRONMENT) $(TEST)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 # Slicer's exit code is that of the tests; QT_QPA_PLATFORM=offscreen or xvfb-run where there is no display.
 test-slicer:

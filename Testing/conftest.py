@@ -10,6 +10,14 @@ from bundle_maker import bundle_info, random_weights
 from CNNSurvivalLib.bundle import save_bundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Where tests run in several processes, a file's tests run in one (--dist loadfile), so that what they share is made
+# once. These files take longest: they come first, so that no process is left alone with one of them in the end.
+LONGEST = ("test_reproduce.py", "test_reproduce_no_signal.py", "test_training.py", "test_faults.py", "test_hostile.py")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def shared_folder() -> Path:

@@ -93,6 +93,10 @@ def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, files, tiny_bundle):
     assert [row["patient_id"] for row in rows_of(tmp_path / "out" / "predictions.csv")] == ["a"]
     assert "Stopped before the end." in batch.sentence(outcomes, stopped, "out")
     assert batch.shown(outcomes[1])[-1] == batch.STOPPED
+    assert [batch.shown(outcome)[3] for outcome in outcomes] == ["inside", "", ""]
+    marked = list(outcomes[0].values)
+    marked[batch.PREDICTIONS_HEADER.index("inside_training_range")] = 0
+    assert batch.shown(outcomes[0]._replace(values=marked))[3] == batch.OUTSIDE
 
 
 def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files):

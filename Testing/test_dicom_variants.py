@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 import zlib
 
 import numpy as np
@@ -34,9 +35,12 @@ from test_readers import (
     write_series,
 )
 
-from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.batch import load_case
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.io.patient_folder import folder_cases
 from CNNSurvivalLib.io.quiet import reading
-from CNNSurvivalLib.io.read import read_case
+from CNNSurvivalLib.io.read import find_segments, read_case
+from training_cli.cohort.prepare import _choose_segment
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:highdicom")
 
@@ -261,3 +265,93 @@ def test_segments_of_slicer_with_one_name_and_label_are_told_apart_by_id(ct, tmp
     text = sentence(ct, path, "GTV")
     assert "give its id instead" in text and "1: 'GTV' (Segment_4), 1: 'GTV' (Segment_5)" in text
     assert np.array_equal(read_case(ct, path, "Segment_5").mask, layers[..., 1])
+
+
+# --- Several segments, and ZIP archives -----------------------------------------------------------------------------
+
+
+def test_names_and_patterns_choose_segments_of_every_kind_of_mask(ct, tmp_path):
+    masks = {name: np.roll(box_mask(), n, axis=2) for n, name in enumerate(["GTV-1", "Lung", "gtv 2", "GTV[old]"])}
+    seg = write_seg(tmp_path / "seg.dcm", ct, masks)
+    assert find_segments(seg, ["gtv*"]) == ["GTV-1", "gtv 2", "GTV[old]"]
+    assert find_segments(seg, ["GTV[*", "lung", "Lung"]) == ["Lung", "GTV[old]"]
+    structures = write_rtstruct(tmp_path / "rs.dcm", {name: box_contours(affine()) for name in masks})
+    assert find_segments(structures, ["GTV??", "2"]) == ["GTV-1", "Lung", "gtv 2"]
+    labels = write_image(tmp_path / "labels.nrrd", box_mask() + 10 * np.roll(box_mask(), 1, axis=2))
+    assert find_segments(labels, ["1*"]) == ["1", "10", "11"]
+    for item in (ds := pydicom.dcmread(seg)).SegmentSequence:
+        item.SegmentLabel = "Nodule"
+    ds.save_as(seg)
+    assert find_segments(seg, ["Nod*"]) == ["1", "2", "3", "4"]
+    with pytest.raises(UsageError, match="4 segments that 'Nodule' can mean"):
+        find_segments(seg, ["Nodule"])
+
+
+def zipped(folder, path, **names):
+    """The folder's files in an archive, as a hospital exports them; names: further members."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.write(file, f"export/DICOM/{file.relative_to(folder)}")
+        for name, content in names.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zipped_dicom_folder_is_read_as_the_folder(ct, mask, tmp_path):
+    write_rtstruct(ct / "rs.dcm", {"GTV": box_contours(affine()), "Heart": box_contours(affine())},
+                   pydicom.dcmread(next(ct.iterdir())).SeriesInstanceUID)  # fmt: skip
+    evil = {"../../evil.dcm": b"x", "/abs": b"y", "c:\\d": b"z"}
+    archive = zipped(ct, tmp_path / "export.zip", DICOMDIR=b"x", **evil)
+    before = set(tmp_path.parent.rglob("*"))
+    one, two = read_case(archive, archive, "GTV"), read_case(ct, ct / "rs.dcm", "GTV")
+    assert np.array_equal(one.hu, two.hu) and np.array_equal(one.mask, two.mask) and one.warnings == two.warnings
+    assert np.array_equal(read_case(archive, mask).hu, some_hu())
+    assert find_segments(archive, ["*"]) == ["GTV", "Heart"]
+    assert set(tmp_path.parent.rglob("*")) == before
+    text = sentence(archive, archive)  # names the archive, not the folder that is gone
+    assert str(archive) in text and "'GTV', 'Heart'" in text and "cnn-survival-" not in text
+    write_series(ct)
+    text = sentence(zipped(ct, archive), mask)
+    assert f"The archive {archive} holds 2 CT series" in text
+
+
+def test_archives_that_would_fill_the_disk_or_are_damaged_are_refused(ct, mask, tmp_path, monkeypatch):
+    path = zipped(ct, tmp_path / "export.zip")
+    whole = path.read_bytes()
+    monkeypatch.setattr("CNNSurvivalLib.io.archive.MAX_MEMBERS", 5)
+    assert "more than 5 files" in sentence(path, mask)
+    monkeypatch.undo()
+    monkeypatch.setattr("CNNSurvivalLib.io.archive.MAX_UNPACKED", 10_000)
+    assert "unpack it" in sentence(path, mask)
+    info = zipfile.ZipFile(path).infolist()[0]
+    path.write_bytes(whole.replace(info.file_size.to_bytes(4, "little"), (1).to_bytes(4, "little")))  # it lies
+    assert "unpack" in sentence(path, mask)
+    monkeypatch.undo()
+    for spoilt in (whole[: len(whole) // 2], whole[:2000] + bytes(1500) + whole[3500:], b"PK\x03\x04"):
+        path.write_bytes(spoilt)
+        assert "cannot be unpacked" in sentence(path, mask)
+    content = bytearray(whole)
+    for start in (whole.index(b"PK\x03\x04") + 6, whole.index(b"PK\x01\x02") + 8):
+        content[start] |= 1
+    path.write_bytes(content)
+    assert "password" in sentence(path, mask)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no DICOM CT slices" in sentence(zipped(empty, path, readme=b"x"), mask)
+    link = zipfile.ZipInfo("link.dcm")
+    link.external_attr = 0o120777 << 16  # a symbolic link becomes a plain file with the text of its target
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert "holds no DICOM CT slices" in sentence(path, mask)
+
+
+def test_zipped_patients_in_a_folder_and_in_a_manifest(ct, tmp_path):
+    uid = pydicom.dcmread(next(ct.iterdir())).SeriesInstanceUID
+    write_rtstruct(ct / "rs.dcm", {"GTV": box_contours(affine())}, uid)
+    (tmp_path / "patients" / "two").mkdir(parents=True)
+    zipped(ct, tmp_path / "patients" / "one.zip")
+    zipped(ct, tmp_path / "patients" / "two" / "export.zip")
+    cases = folder_cases(tmp_path / "patients")
+    assert [case.patient_id for case in cases] == ["two", "one"] and not any(case.problem for case in cases)
+    assert all(np.array_equal(load_case(case).mask, box_mask()) for case in cases)
+    assert _choose_segment(tmp_path / "patients" / "one.zip", "gtv") == "GTV"

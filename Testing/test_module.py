@@ -112,6 +112,13 @@ def test_keyboard_and_tooltips(ui):
             assert prop(element, "buddy") in every
 
 
+def test_rows_that_the_code_makes_have_tooltips_and_are_in_the_tab_order():
+    text = (MODULE / "CNNSurvivalLib" / "widgets" / "patient_box.py").read_text(encoding="utf-8")
+    made = len(re.findall(r"edit = qt\.Q(?:ComboBox|LineEdit)\(\)", text))
+    assert made == len(re.findall(r"edit\.toolTip = _\(", text)) == 2
+    assert "setTabOrder(before, edit)" in text and "label.setBuddy(edit)" in text
+
+
 def test_research_use_is_always_visible(ui):
     notice = widgets(ui)["noticeLabel"]
     assert prop(notice, "text") == "Research use only - not for clinical decisions."
@@ -120,7 +127,8 @@ def test_research_use_is_always_visible(ui):
 
 def test_messages_cannot_be_taken_for_html(ui):
     """Names of nodes and files end up in these labels."""
-    for name in ("statusLabel", "sentenceLabel", "warningsLabel", "modelProblemLabel", "modelInfoLabel"):
+    for name in ("statusLabel", "sentenceLabel", "warningsLabel", "modelProblemLabel", "modelInfoLabel", "staleLabel",
+                 "patientLabel"):  # fmt: skip
         assert prop(widgets(ui)[name], "textFormat") == "Qt::PlainText"
 
 

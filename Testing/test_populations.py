@@ -90,6 +90,16 @@ def test_a_bundle_with_a_wrong_population_is_refused(tmp_path, changes, words):
         load_bundle(tmp_path / "b")
 
 
+def test_a_bundle_shows_the_scores_of_its_population(tmp_path):
+    def score(cohort, value):
+        return [{"name": "concordance", "cohort": cohort, "value": value, "ci_low": 0.5, "ci_high": 0.7}]
+
+    entries = [population_info(metrics=score("here", 0.6)), population_info("there", "Patients from there")]
+    bundle = save_bundle(tmp_path / "b", bundle_info_2(entries, metrics=score("all", 0.55)), random_weights())
+    assert bundle.facts[-1] == "Concordance: 0.60 (0.50 to 0.70) on here"
+    assert bundle.for_population("there").facts[-1] == "Concordance: 0.55 (0.50 to 0.70) on all"
+
+
 # --- Applying ---------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +220,9 @@ fitting = pytest.importorskip("training_cli.models.populations")
 
 
 def folds(scores):
-    return fitting.stratified_folds(scores.event, 5, 2020)
+    from training_cli.cohort.splits import stratified_folds
+
+    return stratified_folds(scores.event, 5, 2020)
 
 
 def cohort(patients=400, shift=0.7, age_effect=0.04, n_effect=0.0, seed=3, slices=3, slope=1.0):

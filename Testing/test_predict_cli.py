@@ -473,6 +473,37 @@ def test_structures_by_name_and_rtstructs_of_another_series(refused, run, case, 
     assert content["slices"][0]["area_px"] == pytest.approx(np.pi * 20**2, rel=0.02)
 
 
+def test_several_structures_in_one_run_give_a_row_each(run, case, sphere, tiny_bundle, capsys):
+    model, frame = tiny_bundle.folder, generate_uid()
+    uid = write_series(case / "dicom", sphere()[0], frame_uid=frame)
+    names = ("GTV-1", "Heart", "gtv-2", "Empty")
+    own = write_rtstruct(case / "own.dcm", uid, frame, names)
+    ds = pydicom.dcmread(own)
+    ds.ROIContourSequence[3].ContourSequence = []
+    ds.save_as(own)
+    ct = ("--image", case / "dicom", "--mask", own)
+    assert run(*ct, "--segment", "Heart")[0] == 0
+    risk = json.loads((case / "out/prediction.json").read_text())["risk"]
+
+    def rows(*segments):
+        code = main([*map(str, ["predict", *ct, "--model", model, "--output", case / "many", *segments])])
+        return code, [list(csv.DictReader((case / "many" / f"{name}.csv").read_text().splitlines()))
+                      for name in ("predictions", "failures")]  # fmt: skip
+
+    code, (done, failed) = rows("--segment", "GTV*", "--details")
+    assert code == 0 and [row["segment"] for row in done] == ["GTV-1", "gtv-2"] and not failed
+    assert list(done[0]) == [*PREDICTIONS_HEADER.split(","), "segment"]
+    assert sorted(p.name for p in (case / "many").iterdir() if p.is_dir()) == ["GTV-1", "gtv-2"]
+    assert float(done[0]["risk_18m"]) == pytest.approx(risk) and done[0]["warnings"] == ""
+    code, (done, failed) = rows("--segment", "empty", "--segment", "Heart", "--jobs", "2")
+    assert code == 3 and [row["segment"] for row in done] == ["Heart"]
+    assert [row["segment"] for row in failed] == ["Empty"] and "no closed contours" in failed[0]["reason"]
+    for wanted, words in [("Lung*", "No structure of the mask"), ("Lung", "has no structure 'Lung'")]:
+        code = main([*map(str, ["predict", *ct, "--model", model, "--output", case / "none", "--segment", "GTV-1",
+                                "--segment", wanted])])  # fmt: skip
+        assert code == 2 and not (case / "none").exists() and words in capsys.readouterr().err
+
+
 # --- Manifests ------------------------------------------------------------------------------------------------
 
 
@@ -684,6 +715,19 @@ def test_models_lists_what_ships(shipped, capsys):
     (shipped / "one/weights.npz").write_bytes(b"")
     assert main(["models"]) == 0
     assert "* one: The model in" in capsys.readouterr().out
+
+
+def test_models_lists_populations(shipped, two_populations, capsys):
+    bundles.save_bundle(shipped / "two", *_content(two_populations))
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "population: here (default): Patients from here; 100 invented patients of here; covariates: " in out
+    assert "covariates: age_years, n_stage; 95% interval" in out and "population: there: Patients from there" in out
+    assert "population: 100 invented patients\n" in out  # of version 1
+    assert main(["models", "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert [p["name"] for p in one["populations"]] == ["reference-cohort"]
+    assert two["populations"] == two_populations.info["populations"]
 
 
 def test_the_default_model_and_models_by_id(shipped, run):

@@ -245,3 +245,15 @@ def test_pictures_hold_the_tumour_with_a_margin():
     assert tumour_window(both) == slice(0, 140)
     assert tumour_window(np.zeros_like(image)) == slice(0, 140)
     assert thumbnail(image) == b"P5 48 48 255\n" + image[46:94, 46:94].tobytes()
+
+
+def test_an_image_that_is_no_ct_is_refused_unless_forced(sphere, tiny_bundle):
+    """The same check for files and for scenes: both come through here."""
+    hu, mask = sphere()
+    with pytest.raises(CNNSurvivalError, match="neither air nor fat.*--force"):
+        pr.predict(hu.astype(int) + 2000, mask, GEOMETRY, tiny_bundle)
+    forced = pr.predict(hu.astype(int) + 2000, mask, GEOMETRY, tiny_bundle, force=True)
+    assert any("Hounsfield" in text for text in forced.warnings)
+    with pytest.raises(CNNSurvivalError):
+        pr.predict(np.maximum(hu, -50), mask, GEOMETRY, tiny_bundle)
+    assert pr.predict(np.maximum(hu, -51), mask, GEOMETRY, tiny_bundle).inside_training_range

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,22 @@ def test_excels_tables_read(tmp_path):
 def test_mistakes_on_the_command_line(data, tmp_path, capsys, options, words):
     assert main(["prepare", str(data / "manifest.csv"), "--output", str(tmp_path / "store"), *options]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_missing_package_says_how_to_install_it_from_a_checkout(data, tmp_path, capsys, monkeypatch):
+    """This software is on no public index."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    call = ["prepare", str(data / "manifest.csv"), "--output", str(tmp_path / "store"), "--backend", "dask"]
+    assert main([*call, "--scheduler", "tcp://nowhere:1"]) == 2
+    assert """'pip install ".[cluster]"'""" in capsys.readouterr().err
+
+
+def test_a_manifest_without_follow_up_is_called_a_manifest(data, tmp_path, capsys):
+    text = (data / "manifest.csv").read_text().replace("time_days", "Days")
+    (tmp_path / "cases.csv").write_text(text)
+    assert main(["prepare", str(tmp_path / "cases.csv"), "--output", str(tmp_path / "store")]) == 2
+    error = capsys.readouterr().err
+    assert "The manifest '" in error and "clinical table" not in error and "t_stage, Days, event" in error
 
 
 def test_a_dicom_folder_is_paired_by_reference(shared_data, tmp_path):

@@ -142,7 +142,7 @@ def test_a_bundle_knows_its_patients_by_their_digests(tmp_path):
 def test_the_command_says_what_it_did_and_may_be_given_again(bundle, site, tmp_path, capsys, monkeypatch):
     from training_cli.models import populations
 
-    monkeypatch.setattr(populations.fit_interval, "__defaults__", (0.0, 0.95, 20, 2020))
+    monkeypatch.setattr(populations.fit_interval, "__defaults__", (0.0, 0.95, 20, 2020, 0.0))
     listed = tmp_path / "patients.csv"
     listed.write_text("patient_id\n" + "\n".join(f"m{n:03d}" for n in range(50)))
     call = ["recalibrate", bundle.folder, site, "--name", "mine", "--title", "Mine", "--kind", "shift", "--default",

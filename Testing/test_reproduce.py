@@ -1,4 +1,4 @@
-"""The whole study on a made-up cohort: a planted signal is found, and where there is none, none is found."""
+"""The whole study on a made-up cohort: a planted signal is found. Without one: test_reproduce_no_signal.py."""
 
 import json
 
@@ -79,12 +79,6 @@ def test_the_planted_signal_is_found(work):
     assert metric(work, "made-up", "concordance") > 0.75
     assert metric(work, "volume", "concordance") > 0.75
     assert abs(metric(work, "clinical", "concordance") - 0.5) < 0.3
-
-
-def test_without_a_signal_none_is_found(tmp_path):
-    config = CONFIG.replace("crossvalidate = { epochs = 1 }\n", "").replace("pretrained_only = true\n", "")
-    work = study(tmp_path, config, shuffled=True)
-    assert abs(metric(work, "made-up", "concordance") - 0.5) < 0.2
 
 
 def test_the_split_is_by_patient_and_everybody_is_accounted_for(work):

@@ -21,6 +21,11 @@ exit codes:
 """
 
 
+def install_command(extra: str) -> str:
+    """How to install what an extra of this package needs. It is on no public index."""
+    return f"'pip install \".[{extra}]\"' in the folder of the source code"
+
+
 def add_command(commands, name: str, run, summary: str, description: str, epilog: str | None = EXIT_CODES):
     """Declare a command and return its parser; ``run`` takes the parsed options and returns the exit code."""
     command = commands.add_parser(

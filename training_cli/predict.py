@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,11 +23,11 @@ from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, l
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.files import ensure_output_folder
-from CNNSurvivalLib.io.case import Case, duplicate_warnings
+from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
+from CNNSurvivalLib.io.read import find_segments
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import write_case_folder
 
-from .cohort.tables import read_manifest
 from .figures.survival import survival_png
 
 
@@ -69,17 +69,25 @@ def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Pre
     return prediction
 
 
-def predict_manifest(
-    manifest, output, settings: Settings, jobs: int = 1, details: bool = False, log: Callable[[str], None] = print
-) -> BatchResult:
-    """Predict every case of a manifest and write predictions.csv and failures.csv to output.
+def segment_cases(case: Case, wanted: Sequence[str]) -> list[Case]:
+    """The case once for each segment that the names and patterns choose."""
+    names = find_segments(case.mask_path, wanted)
+    cases = [replace(case, segment=name, patient_id="case-1", number=n) for n, name in enumerate(names, 1)]
+    return with_folder_names(cases, by="segment")
 
-    Both are in the manifest's order whatever ``jobs`` is, and both are written even if they have no rows, so that
-    none of an earlier run stays behind. Each process holds one case at a time. ``details`` writes each case's own
-    files into output/<patient_id>. ``log`` gets a line for the user where something is wrong. After an interrupt
-    what is done is written, and the cases that were not reached are listed as failures.
+
+def predict_cases(
+    cases: list[Case], output, settings: Settings, jobs: int = 1, details: bool = False,
+    log: Callable[[str], None] = print,
+) -> BatchResult:  # fmt: skip
+    """Predict cases and write predictions.csv and failures.csv to output.
+
+    Both are in the cases' order whatever ``jobs`` is, and both are written even if they have no rows, so that none of
+    an earlier run stays behind. Each process holds one case at a time. ``details`` writes each case's own files into
+    output/<patient_id>, or output/<segment> for several segments of one case. ``log`` gets a line for the user where
+    something is wrong. After an interrupt what is done is written, and the cases that were not reached are listed as
+    failures.
     """
-    cases = read_manifest(manifest)
     bundle, _ = _model(settings)  # what is wrong with it is wrong with every case
     bundle.population.read(settings.covariates)
     notes = duplicate_warnings(cases)

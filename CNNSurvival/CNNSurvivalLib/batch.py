@@ -154,16 +154,26 @@ def run_batch(
 def write_tables(folder, outcomes: Iterable[Outcome]) -> int:
     """Write predictions.csv and failures.csv; returns the number of failures.
 
-    Where the cases have follow-up, predictions.csv has it, too, so that ``cnn-survival evaluate`` can score it.
+    Where the cases have follow-up, predictions.csv has it, too, so that ``cnn-survival evaluate`` can score it. Where
+    a patient has rows for several segments, both say which.
     """
     outcomes = list(outcomes)
     folder = ensure_output_folder(folder)
     carried = [name for name in FOLLOW_UP if any(getattr(outcome.case, name) for outcome in outcomes)]
+    several = ["segment"] if _several_segments(outcome.case for outcome in outcomes) else []
+    carried += several
     rows = [[*o.values, *(getattr(o.case, name) for name in carried)] for o in outcomes if o.values is not None]
     write_csv(folder / "predictions.csv", [*PREDICTIONS_HEADER, *carried], rows)
-    failures = [[o.case.patient_id, o.case.image, o.case.mask, o.reason] for o in outcomes if o.values is None]
-    write_csv(folder / "failures.csv", FAILURES_HEADER, failures)
+    failures = [[o.case.patient_id, o.case.image, o.case.mask, o.reason, *(o.case.segment for _ in several)]
+                for o in outcomes if o.values is None]  # fmt: skip
+    write_csv(folder / "failures.csv", [*FAILURES_HEADER, *several], failures)
     return len(failures)
+
+
+def _several_segments(cases: Iterable[Case]) -> bool:
+    """Whether a patient has cases for different segments."""
+    seen: dict = {}
+    return any(seen.setdefault(case.patient_id, case.segment) != case.segment for case in cases)
 
 
 def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -> list:

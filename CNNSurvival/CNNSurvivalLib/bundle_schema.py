@@ -87,6 +87,11 @@ def _problem_of_population(entry: dict, intervals: int) -> Optional[str]:
             return f"'last_layer.weight' is not of shape {shape}"
         if len(layer["bias"]) != intervals:
             return f"'last_layer.bias' does not hold {intervals} numbers"
+    for term in entry.get("terms", []):
+        size = len(term["coefficients"])
+        square = [len(row) for row in term.get("covariance", [])] in ([], [size] * size)
+        if not square or ("covariance" in term and set(term.get("means", {})) != set(term["coefficients"])):
+            return "'terms' has a covariance or means that do not fit its coefficients"
     known = {covariate["name"] for covariate in entry.get("covariates", [])}
     given = [frozenset(term["coefficients"]) for term in entry.get("terms", [])]
     wanted = {frozenset(c for i, c in enumerate(sorted(known)) if n >> i & 1) for n in range(1, 2 ** len(known))}
@@ -198,13 +203,15 @@ _REFERENCE_COHORT = _is(
     risk_quantiles=_rising(0, 1),
 )
 _COVARIATE = _is(dict, name=_name, label=_text, low_=_number(), high_=_number(), choices_=_named_numbers)
-_TERM = _is(dict, intercept=_number(), coefficients=_named_numbers)
+_MATRIX = _list_of(_numbers, least=1)
+_TERM = _is(dict, intercept=_number(), coefficients=_named_numbers, means_=_named_numbers, covariance_=_MATRIX)
 _INTERVAL = _is(
     dict,
     level=_number(0.5, 0.999),
     score_mean=_number(),
     covariance=lambda v: isinstance(v, list) and len(v) == 2 and all(_numbers(row) and len(row) == 2 for row in v),
     network_variance_=_number(0),
+    site_variance_=_number(0),
 )
 _POPULATION = _is(
     dict,

@@ -200,8 +200,8 @@ class Population:
     def covariate_shift(self, known: Mapping[str, float]) -> float:
         """What the known covariates add to the logit of every hazard; 0 with none.
 
-        Each set of known covariates has a term of its own, fitted on the same patients with these covariates alone
-        (pattern submodels: Mercaldo & Blume 2020, Biostatistics 21:236), so what is missing needs no guess.
+        Each set of known covariates has a term of its own, fitted with these covariates alone,
+        so what is missing needs no guess. The term is 0 for the mean of those patients: the level is the population's.
         """
         known = {name: float(value) for name, value in known.items()}
         if not known:
@@ -221,16 +221,36 @@ class Population:
         interval = self.info.get("interval")
         return float(interval["level"]) if interval else None
 
-    def shift_error(self, score: float) -> float:
-        """Standard error of the logit of the hazards of a patient with this score (``patient_score``).
+    def shift_error(self, score: float, known: Optional[Mapping[str, float]] = None) -> float:
+        """Standard error of the logit of the hazards of a patient.
 
+        Parameters
+        ----------
+        score : float
+            ``patient_score``, of the image alone.
+        known : mapping, optional
+            The covariates that were entered.
+
+        Notes
+        -----
         The fitted model is logit(hazard) + a + b (score - mean): the variance is var a + 2 cov d + var b d^2 with
-        d = score - mean, and that of networks trained on other samples.
+        d = score - mean, that of networks trained on other samples, that between hospitals where it is known, and that
+        of the covariates' coefficients.
         """
         interval = self.info["interval"]
         distance = score - interval["score_mean"]
         (vaa, vab), (_, vbb) = interval["covariance"]
-        return math.sqrt(max(0.0, vaa + 2 * vab * distance + vbb * distance**2 + interval.get("network_variance", 0.0)))
+        variance = max(0.0, vaa + 2 * vab * distance + vbb * distance**2)
+        variance += interval.get("network_variance", 0.0) + interval.get("site_variance", 0.0)
+        return math.sqrt(variance + self._covariate_variance(known or {}))
+
+    def _covariate_variance(self, known: Mapping[str, float]) -> float:
+        """Of the term of exactly these covariates: x' V x with x counted from the means of those it was fitted on."""
+        for term in self.info.get("terms", []):
+            if known and set(term["coefficients"]) == set(known) and "covariance" in term:
+                x = np.array([known[name] - term["means"][name] for name in term["coefficients"]])
+                return float(x @ np.array(term["covariance"]) @ x)
+        return 0.0
 
 
 def shifted(hazards, shift: float) -> np.ndarray:

@@ -272,7 +272,7 @@ def aggregate(
     outside = tuple(outside_ranges(bundle.population, _measures(slices, covariates)))
     own = _warnings(bundle, slices, slice_risk, used, provenance)
     warnings = (*outside, *input_warnings, *slices.warnings, *own)
-    interval_low, interval_high = _interval(bundle, hazards[used], shift)
+    interval_low, interval_high = _interval(bundle, hazards[used], shift, covariates)
     return Prediction(
         bundle=bundle,
         slices=slices,
@@ -363,7 +363,7 @@ def _measures(slices: RankedSlices, covariates: Mapping) -> dict:
     return {**size, "volume_cc": slices.volume_cc, **covariates}
 
 
-def _interval(bundle: Bundle, hazards: np.ndarray, shift: float) -> tuple:
+def _interval(bundle: Bundle, hazards: np.ndarray, shift: float, covariates: Mapping) -> tuple:
     """(low, high) of S at the edges, or (None, None): the curve with the hazards' logits moved by z standard errors.
 
     hazards: of the used slices, of the image alone. The standard error is that of the image's score.
@@ -373,7 +373,7 @@ def _interval(bundle: Bundle, hazards: np.ndarray, shift: float) -> tuple:
         return None, None
     image_alone = survival_function(hazards).mean(axis=0)
     score = patient_score(float(survival_at(image_alone, bundle.edges_days, bundle.risk_time_days)))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * bundle.population.shift_error(score)
+    reach = NormalDist().inv_cdf((1 + level) / 2) * bundle.population.shift_error(score, covariates)
     return tuple(survival_function(shifted(hazards, shift + sign * reach)).mean(axis=0) for sign in (1, -1))
 
 

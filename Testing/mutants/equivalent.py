@@ -25,4 +25,16 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
         "(0, 0)",
         "(0, 1)",
     ): "the corner of a slice without ROI pixels; such slices are left out",
+    (
+        "bundle",
+        "_read_weights",
+        "sum((member.file_size for member in archive.infolist())) > _MAX_WEIGHTS_BYTES",
+        "sum((member.file_size for member in archive.infolist())) >= _MAX_WEIGHTS_BYTES",
+    ): "an archive of exactly this size is not a model: it is refused either way, with another reason",
+    (
+        "bundle",
+        "_npz",
+        "False",
+        "True",
+    ): "allow_pickle matters for arrays of objects; these are of numbers",
 }

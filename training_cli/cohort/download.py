@@ -17,6 +17,8 @@ import pandas as pd
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
 
+from ..options import install_command
+
 CONTOURS = ("RTSTRUCT", "SEG")
 
 
@@ -125,7 +127,7 @@ def open_client():
     try:
         from idc_index import IDCClient
     except ImportError as error:
-        raise UsageError("idc-index is not installed here; install 'cnn-survival[download]'.") from error
+        raise UsageError(f"idc-index is not installed here; run {install_command('download')}.") from error
     return IDCClient()
 
 
@@ -134,7 +136,7 @@ def offline_index() -> pd.DataFrame:
     try:
         import idc_index_data
     except ImportError as error:
-        raise UsageError("idc-index is not installed here; install 'cnn-survival[download]'.") from error
+        raise UsageError(f"idc-index is not installed here; run {install_command('download')}.") from error
     return pd.read_parquet(idc_index_data.IDC_INDEX_PARQUET_FILEPATH)
 
 

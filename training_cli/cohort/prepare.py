@@ -27,6 +27,7 @@ from tqdm import tqdm
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.io.archive import unpacked
 from CNNSurvivalLib.io.case import Case
 from CNNSurvivalLib.io.dicom import read_dataset
 from CNNSurvivalLib.io.dicom_ct import HEADER, is_ct_slice
@@ -35,6 +36,7 @@ from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.io.tables import Table
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
+from ..options import install_command
 from .clinical import EVENT, ID, TIME, follow_up
 from .store import (
     FORMAT,
@@ -178,18 +180,16 @@ def _referenced_series(header) -> str | None:
 
 def _choose_segment(path: Path, pattern: str) -> str | None:
     """The first structure of a contour file whose name matches; None if none does, or if the file has no names."""
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    else:
-        files = [path]
-    for file in files:
-        with contextlib.suppress(Exception):
-            header = read_dataset(file, stop_before_pixels=True)
-            items = getattr(header, REFERENCES[header.Modality])
-            for item in items:
-                name = str(getattr(item, "ROIName", None) or getattr(item, "SegmentLabel", ""))
-                if re.search(pattern, name, re.IGNORECASE):
-                    return name
+    with contextlib.suppress(CNNSurvivalError), unpacked([path]) as (place,):
+        files = [file for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else [place]
+        for file in files:
+            with contextlib.suppress(Exception):
+                header = read_dataset(file, stop_before_pixels=True)
+                items = getattr(header, REFERENCES[header.Modality])
+                for item in items:
+                    name = str(getattr(item, "ROIName", None) or getattr(item, "SegmentLabel", ""))
+                    if re.search(pattern, name, re.IGNORECASE):
+                        return name
     return None
 
 
@@ -302,8 +302,9 @@ def _on_dask(cases, preprocessing, paths, scheduler: str) -> Iterator:
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise UsageError("Dask is not installed here; install 'cnn-survival[cluster]', or leave out --scheduler.") \
-            from error  # fmt: skip
+        raise UsageError(
+            f"Dask is not installed here; run {install_command('cluster')}, or leave out --scheduler."
+        ) from error
     try:
         client = Client(scheduler, timeout=20)
     except (OSError, ValueError) as error:

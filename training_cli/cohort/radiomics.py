@@ -22,6 +22,7 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
 from CNNSurvivalLib.io.read import read_case
 
+from ..options import install_command
 from .store import Store
 
 VOXEL_MM = 1.0
@@ -142,5 +143,6 @@ def _check_installed() -> None:
         import radiomics  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "PyRadiomics is not installed here; install 'cnn-survival[radiomics]', or leave the model 'radiomics' out."
+            f"PyRadiomics is not installed here; run {install_command('radiomics')}, or leave out the model "
+            "'radiomics'."
         ) from error

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from CNNSurvivalLib.engines import ENGINES
+from CNNSurvivalLib.io.segments import is_pattern
 
 from ..options import DONE, SOME_FAILED, STOPPED, add_command, months, named_value, print_table, whole_number
 
@@ -16,8 +17,9 @@ One case:   cnn-survival predict --image CT --mask MASK --output FOLDER
 Many cases: cnn-survival predict --manifest cases.csv --output FOLDER
 
 For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve),
-horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf. For many
-it gets predictions.csv (a row per case) and failures.csv (the cases that could not be predicted, and why).
+horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf. For many,
+or several segments of one case, it gets predictions.csv (a row per case) and failures.csv (the cases that could not be
+predicted, and why).
 
 A model serves one or more populations of patients ('cnn-survival models' lists them). Say to which the patient belongs;
 where you do not, the model's default is taken, and the output names it. Age, stage and the like are optional; with none
@@ -31,11 +33,12 @@ def add_predict(commands) -> None:
     command = add_command(commands, "predict", _run_predict, summary, PREDICT_DESCRIPTION)
     case = command.add_argument_group("one case")
     case.add_argument("--image", type=Path, metavar="CT", help="the CT: a NRRD, NIfTI or MetaImage file, or a folder "
-                      "with a DICOM series")  # fmt: skip
+                      "with a DICOM series, also as a ZIP archive")  # fmt: skip
     case.add_argument("--mask", type=Path, metavar="MASK", help="the tumour's contour: a label image, a DICOM SEG, an "
-                      "RTSTRUCT, or a folder that holds one of these two")  # fmt: skip
-    case.add_argument("--segment", metavar="NAME", help="which segment, structure or label is the tumour; needed if "
-                      "the mask has several (leave it out to see their names)")  # fmt: skip
+                      "RTSTRUCT, or a folder or ZIP archive that holds one of these two")  # fmt: skip
+    case.add_argument("--segment", metavar="NAME", action="append", help="which segment, structure or label is the "
+                      "tumour; needed if the mask has several (leave it out to see their names). Given several times, "
+                      "or as a pattern such as 'GTV*': a row of predictions.csv for each")  # fmt: skip
     case.add_argument("--series-uid", metavar="UID", help="which CT, by its SeriesInstanceUID; needed if the folder "
                       "has several (leave it out to see them)")  # fmt: skip
     many = command.add_argument_group("many cases")
@@ -91,6 +94,7 @@ def _run_predict(options) -> int:
     from CNNSurvivalLib.report.text import sentence, summary
 
     from .. import predict
+    from ..cohort.tables import read_manifest
 
     settings = predict.Settings(
         predict.find_model(options.model), options.engine, options.min_roi, options.max_slices, options.population,
@@ -98,8 +102,12 @@ def _run_predict(options) -> int:
     )  # fmt: skip
     bundle = load_bundle(settings.model).for_population(settings.population)
     if options.manifest is not None:
-        return _run_manifest(options, settings, bundle)
-    case = Case(str(options.image), str(options.mask), segment=options.segment, series_uid=options.series_uid)
+        return _run_cases(options, settings, bundle, read_manifest(options.manifest))
+    if _several(options):
+        case = Case(str(options.image), str(options.mask), series_uid=options.series_uid)
+        return _run_cases(options, settings, bundle, predict.segment_cases(case, options.segment))
+    segment = options.segment[0] if options.segment else None
+    case = Case(str(options.image), str(options.mask), segment=segment, series_uid=options.series_uid)
     prediction = predict.predict_to_folder(case, options.output, settings)
     for text in prediction.warnings:
         print(f"Warning: {text}", file=sys.stderr)
@@ -116,8 +124,8 @@ def _check_predict_options(options) -> None:
         missing = [f"--{name}" for name in ("image", "mask") if getattr(options, name) is None]
         if missing:
             options.parser.error(f"give {' and '.join(missing)} (one case), or --manifest (many cases)")
-        if options.details or options.jobs != 1:
-            options.parser.error("--details and --jobs go with --manifest")
+        if (options.details or options.jobs != 1) and not _several(options):
+            options.parser.error("--details and --jobs go with --manifest or several segments")
     elif options.report and not options.details:
         options.parser.error("--report goes with --details where there are many cases")
     elif one_case:
@@ -144,13 +152,19 @@ def population_line(bundle, asked: str | None) -> str:
     return f"Population: {bundle.population.title}{hint}"
 
 
-def _run_manifest(options, settings, bundle) -> int:
+def _several(options) -> bool:
+    """Whether --segment may mean several: given more than once, or as a pattern."""
+    segments = options.segment or []
+    return len(segments) > 1 or any(is_pattern(segment) for segment in segments)
+
+
+def _run_cases(options, settings, bundle, cases) -> int:
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
     from .. import predict
 
-    result = predict.predict_manifest(
-        options.manifest, options.output, settings, options.jobs, options.details,
+    result = predict.predict_cases(
+        cases, options.output, settings, options.jobs, options.details,
         log=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     _say_unused(settings.covariates, [bundle.population, *bundle.populations])

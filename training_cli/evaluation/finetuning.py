@@ -127,7 +127,7 @@ def compare(
         for kind in kinds
     ]
     table = pd.DataFrame(rows)
-    ranked = table["concordance"] >= table["concordance"].iloc[0] - 1e-9 if kinds[0] == "none" else True
+    ranked = table["concordance"] >= table["concordance"].iloc[0] - 0.005 if kinds[0] == "none" else True
     close = table["loss"] <= losses[best].mean() + table["loss_error"]
     fits = table["learn"].isin(CHOOSABLE) & close & ranked
     # Where only kinds that rank worse fit as well, the order is kept and the level alone is learned.

@@ -95,6 +95,12 @@ def uno_concordance(time, event, risk, horizon: float) -> float:
     return float(_uno(time, event, risk, horizon, _once(time))[0])
 
 
+def concordance_of_resamples(time, event, risk, counts) -> np.ndarray:
+    """Harrell's concordance in each of b resamples, [b]; counts [b, n] as ``resamples`` gives them."""
+    time, event, risk = _arrays(time, event, risk)
+    return _concordance(time, event, risk, counts)
+
+
 def brier(time, event, risk, horizon: float) -> float:
     """Weighted mean of (died by the horizon - risk) ** 2; NaN if the last patient was censored before the horizon, as
     nothing is known then of those who lived on."""

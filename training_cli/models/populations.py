@@ -27,7 +27,6 @@ from CNNSurvivalLib.hazards import (
 )
 from CNNSurvivalLib.populations import Covariate, patient_score
 
-from ..cohort.splits import stratified_folds
 from ..cohort.store import Store
 from ..training.runs import MAX_SLICES
 
@@ -36,6 +35,8 @@ PRIOR_SD = 0.5
 # The prior of an interval's own offset around the common shift.
 OFFSET_SD = 0.3
 RESAMPLES = 200
+# Fewer deaths than this cannot carry a covariate.
+FEW_DEATHS = 10
 _TINY = 1e-12
 
 
@@ -158,6 +159,9 @@ def fit_line(scores: Scores, values: np.ndarray) -> np.ndarray:
 def fit_term(scores: Scores, values: Mapping[str, np.ndarray]) -> dict:
     """A term of covariates beside the image, on the patients of whom all of them are known.
 
+    The level of these patients is fitted, too, and left out: who has a value known (such as HPV) may differ from the
+    others, and the level is the population's own. So the term is 0 for the mean of those known.
+
     Parameters
     ----------
     scores : Scores
@@ -168,13 +172,16 @@ def fit_term(scores: Scores, values: Mapping[str, np.ndarray]) -> dict:
     Returns
     -------
     dict
-        intercept, coefficients (per unit of the covariate), patients, events: an entry of ``terms`` in bundle.json.
+        intercept, coefficients (per unit of the covariate), means and covariance (of the coefficients, in their
+        order), patients, events: an entry of ``terms`` in bundle.json. With fewer than FEW_DEATHS deaths it adds
+        nothing.
     """
     names = list(values)
     matrix = np.column_stack([values[name] for name in names])
     known = np.isfinite(matrix).all(axis=1)
     part, matrix = scores.part(known), matrix[known]
-    _check_deaths(part)
+    if part.event.sum() < FEW_DEATHS:
+        return _nothing(names, known, part)
     mean, sd = matrix.mean(axis=0), matrix.std(axis=0)
     sd = np.where(sd > 0, sd, 1.0)
     standard = (matrix - mean) / sd
@@ -184,24 +191,48 @@ def fit_term(scores: Scores, values: Mapping[str, np.ndarray]) -> dict:
 
     x = _minimise(penalised, 1 + len(names))
     coefficients = x[1:] / sd
+    covariance = np.linalg.inv(_hessian(penalised, x))[1:, 1:] / np.outer(sd, sd)
     return {
-        "intercept": float(x[0] - coefficients @ mean),
+        "intercept": float(-coefficients @ mean),
         "coefficients": {name: float(value) for name, value in zip(names, coefficients)},
+        "means": {name: float(value) for name, value in zip(names, mean)},
+        "covariance": covariance.tolist(),
         "patients": int(known.sum()),
         "events": int(part.event.sum()),
     }
 
 
+def _nothing(names: Sequence[str], known: np.ndarray, part: Scores) -> dict:
+    return {
+        "intercept": 0.0,
+        "coefficients": dict.fromkeys(names, 0.0),
+        "patients": int(known.sum()),
+        "events": int(part.event.sum()),
+    }
+
+
+def _hessian(function: Callable, x: np.ndarray, step: float = 1e-3) -> np.ndarray:
+    """Second derivatives by central differences."""
+    size = len(x)
+    steps = np.eye(size) * step
+    result = np.empty((size, size))
+    for i in range(size):
+        for j in range(i, size):
+            corners = [function(x + si * steps[i] + sj * steps[j]) * si * sj for si in (1, -1) for sj in (1, -1)]
+            result[i, j] = result[j, i] = sum(corners) / (4 * step**2)
+    return result
+
+
 def fit_terms(scores: Scores, values: Mapping[str, np.ndarray]) -> list[dict]:
-    """A term for each non-empty set of the covariates: pattern submodels (Mercaldo & Blume 2020)."""
+    """A term for each non-empty set of the covariates, each on all patients of whom the set is known."""
     names = list(values)
     sets = itertools.chain.from_iterable(itertools.combinations(names, k) for k in range(1, len(names) + 1))
     return [fit_term(scores, {name: values[name] for name in chosen}) for chosen in sets]
 
 
-def marginal_scores(scores: Scores) -> Scores:
-    """The same patients with the cohort's own hazards for everybody: no image, the start of a clinical model."""
-    survived, died = survival_targets(scores.time, scores.event, scores.edges)
+def without_image(scores: Scores, train: Scores) -> Scores:
+    """The patients with the hazards of those to train on, alike for everybody: the start of a clinical model."""
+    survived, died = survival_targets(train.time, train.event, train.edges)
     deaths, at_risk = died.sum(axis=0) + 0.5, survived.sum(axis=0) + 0.5
     logits = np.broadcast_to(np.log(deaths / at_risk), (len(scores.time), 1, len(deaths)))
     return replace(scores, logits=logits.copy(), used=np.ones((len(scores.time), 1)))
@@ -227,8 +258,9 @@ def terms_shift(terms: Sequence[dict], values: Mapping[str, np.ndarray], patient
 
 
 def fit_interval(
-    scores: Scores, network_variance: float = 0.0, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 2020
-) -> dict:
+    scores: Scores, network_variance: float = 0.0, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 2020,
+    site_variance: float = 0.0,
+) -> dict:  # fmt: skip
     """The entry ``interval`` of a population: the covariance of (shift, slope) over resamples of its patients.
 
     Parameters
@@ -237,6 +269,8 @@ def fit_interval(
         Of the population, its shift applied; of patients that the network has not learned from.
     network_variance : float
         Variance of a patient's score over networks trained on other samples (``variance_between_networks``).
+    site_variance : float
+        Variance of the level between hospitals (``variance_between_sites``).
     """
     values = score_values(scores)
     random = np.random.default_rng(seed)
@@ -247,14 +281,47 @@ def fit_interval(
         if part.event.any():
             a, b = fit_line(part, values[rows])
             fits.append((a + b * (values.mean() - values[rows].mean()), b))
-    covariance = np.cov(np.array(fits).T)
+    # About 0, as the scores are shifted already: what ships has slope 1, so a slope that is off counts as error.
+    found = np.array(fits)
+    covariance = found.T @ found / len(found)
     return {
         "method": "resampled recalibration",
         "level": level,
         "score_mean": float(values.mean()),
         "covariance": covariance.tolist(),
         "network_variance": float(network_variance),
+        "site_variance": float(site_variance),
     }
+
+
+def variance_between_sites(scores: Scores, sites: np.ndarray, resamples: int = 100, seed: int = 2020) -> float:
+    """By how much the level of the hazards differs between sites, beyond chance: the variance of their shifts.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of the population, its shift applied.
+    sites : array [patients]
+
+    Notes
+    -----
+    DerSimonian & Laird 1986, Control Clin Trials 7:177. Few sites estimate it poorly. Sites without deaths are left
+    out.
+    """
+    shifts, errors, random = [], [], np.random.default_rng(seed)
+    for site in np.unique(sites):
+        part = scores.part(sites == site)
+        if not part.event.any():
+            continue
+        again = [part.part(random.integers(0, len(part.time), len(part.time))) for _ in range(resamples)]
+        shifts.append(fit_shift(part))
+        errors.append(np.var([fit_shift(each) for each in again if each.event.any()]))
+    if len(shifts) < 2:
+        return 0.0
+    shifts, weights = np.array(shifts), 1 / np.maximum(errors, 1e-6)
+    q = weights @ (shifts - weights @ shifts / weights.sum()) ** 2
+    excess = (q - (len(shifts) - 1)) / (weights.sum() - (weights**2).sum() / weights.sum())
+    return float(max(0.0, excess))
 
 
 def variance_between_networks(scores_of_networks: Sequence[np.ndarray]) -> float:
@@ -279,7 +346,8 @@ def error_of(interval: dict, values: np.ndarray) -> np.ndarray:
     """Standard error of each patient's logit, [patients]; ``Population.shift_error`` for many."""
     distance = values - interval["score_mean"]
     (vaa, vab), (_, vbb) = interval["covariance"]
-    return np.sqrt(vaa + 2 * vab * distance + vbb * distance**2 + interval["network_variance"])
+    more = interval["network_variance"] + interval.get("site_variance", 0.0)
+    return np.sqrt(np.maximum(vaa + 2 * vab * distance + vbb * distance**2, 0) + more)
 
 
 def split_half_coverage(
@@ -292,9 +360,11 @@ def split_half_coverage(
     """
     from scipy.stats import norm
 
-    values, inside = score_values(scores), []
+    values, inside, random = score_values(scores), [], np.random.default_rng(seed)
     for repeat in range(repeats):
-        half = stratified_folds(scores.event, 2, seed + repeat) == 0
+        half = random.permutation(len(values)) < len(values) // 2
+        if not (scores.event[half].any() and scores.event[~half].any()):
+            continue
         shifts, variances = [], []
         for rows in (half, ~half):
             part = scores.part(rows)
@@ -352,19 +422,22 @@ def crossvalidated_risks(
     values: Mapping[str, np.ndarray],
     fold_of: np.ndarray,
     horizon_days: float = EIGHTEEN_MONTHS_DAYS,
+    no_image: bool = False,
 ) -> np.ndarray:
     """Each patient's risk by a fit on the other folds, [patients].
 
     fit(scores, values) returns a function that gives each patient's shift [patients] for (scores, values). fold_of: the
-    fold, or the hospital, of each patient.
+    fold, or the hospital, of each patient. no_image: starts from the hazards of the other folds, alike for everybody.
     """
     risks = np.empty(len(scores.time))
     for fold in np.unique(fold_of):
         held_out = fold_of == fold
         inside = {name: column[~held_out] for name, column in values.items()}
         outside = {name: column[held_out] for name, column in values.items()}
-        shift_of = fit(scores.part(~held_out), inside)
-        part = scores.part(held_out)
+        train, part = scores.part(~held_out), scores.part(held_out)
+        if no_image:
+            train, part = without_image(train, train), without_image(part, train)
+        shift_of = fit(train, inside)
         risks[held_out] = risk_of(part.shifted(shift_of(part, outside)[:, None, None]), horizon_days)
     return risks
 
@@ -430,6 +503,17 @@ def covariate_values(table, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.array([np.nan if v is None else v for v in found], float) for name, found in known.items()}
 
 
+def predictors(values: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None = None) -> dict:
+    """What is compared: name -> (fit, its values, whether it goes without the image), for ``crossvalidated_risks``."""
+    found = {"image": (shift_only, {}, False)}
+    for name, number in (others or {}).items():
+        found[name] = (shift_and_terms, {name: np.asarray(number, dtype=np.float64)}, True)
+    if values:
+        found["clinical"] = (shift_and_terms, values, True)
+        found["image and clinical"] = (shift_and_terms, values, False)
+    return found
+
+
 def compare_terms(
     scores: Scores, values: Mapping[str, np.ndarray], divisions: Sequence[np.ndarray], horizon_days: float,
     bootstrap: int = 1000, seed: int = 2020, others: Mapping[str, np.ndarray] | None = None,
@@ -455,17 +539,12 @@ def compare_terms(
     """
     from ..evaluation.metrics import difference, score_predictions
 
-    ways = {"image": (scores, shift_only, {})}
-    for name, number in (others or {}).items():
-        ways[name] = (marginal_scores(scores), shift_and_terms, {name: np.asarray(number, dtype=np.float64)})
-    if values:
-        ways["clinical"] = (marginal_scores(scores), shift_and_terms, values)
-        ways["image and clinical"] = (scores, shift_and_terms, values)
+    ways = predictors(values, others)
     risks = {
         name: np.mean(
-            [crossvalidated_risks(start, fit, given, fold_of, horizon_days) for fold_of in divisions], axis=0
+            [crossvalidated_risks(scores, fit, given, fold_of, horizon_days, no_image) for fold_of in divisions], axis=0
         )
-        for name, (start, fit, given) in ways.items()
+        for name, (fit, given, no_image) in ways.items()
     }
     outcome = (scores.time, scores.event)
     found = {name: score_predictions(*outcome, {horizon_days: risk}, bootstrap, seed) for name, risk in risks.items()}

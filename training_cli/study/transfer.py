@@ -208,9 +208,11 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
     with metrics.warnings_told(workspace.log):
         rows = populations.compare_terms(held_out, values, divisions, workspace.horizon, workspace.study.bootstrap,
                                          workspace.study.seed, {AREA: area})  # fmt: skip
-    table = pd.DataFrame(rows)[list(METRIC_COLUMNS)]
     by_group = _by_group(workspace, population, store, run, held_out, values, divisions[0], area)
-    interval, coverage = _interval(workspace, held_out, variance)
+    rows += _within_groups(workspace, held_out, values, divisions[0], area)
+    sites = divisions[0] if population.hold_out is not None else None
+    interval, coverage = _interval(workspace, held_out, variance, sites)
+    table = pd.DataFrame(rows)[list(METRIC_COLUMNS)]
     entry = _entry(workspace, population, store, run, held_out, values, layer, interval, rows)
     folder = ensure_output_folder(workspace.folder / "populations" / population.name)
     for name, each in (("metrics", table), ("by_group", by_group), ("coverage", coverage), ("comparison", comparison),
@@ -308,7 +310,8 @@ def _learn(workspace, population: PopulationCohort, parent: Run, store: Store) -
 
 
 def _chosen(comparison: pd.DataFrame) -> str:
-    return comparison.loc[comparison["chosen"] == 1, "learn"].iloc[0]
+    learn = comparison.loc[comparison["chosen"] == 1, "learn"].iloc[0]
+    return "shift" if learn == "none" else learn  # another population has another level, shown or not
 
 
 def _layer(weights: dict, fitted: last_layer.Fit) -> dict:
@@ -322,13 +325,9 @@ def _layer(weights: dict, fitted: last_layer.Fit) -> dict:
 
 def _by_group(workspace, population, store: Store, run: Run, held_out: Scores, values, groups, area) -> pd.DataFrame:
     """Concordance and IPA of every model within each group, each fitted on the other groups."""
-    others = {"image": (held_out, populations.shift_only, {}),
-              AREA: (populations.marginal_scores(held_out), populations.shift_and_terms, {AREA: area})}  # fmt: skip
-    if values:
-        others["clinical"] = (populations.marginal_scores(held_out), populations.shift_and_terms, values)
-        others["image and clinical"] = (held_out, populations.shift_and_terms, values)
-    risks = {name: populations.crossvalidated_risks(start, fit, given, groups, workspace.horizon)
-             for name, (start, fit, given) in others.items()}  # fmt: skip
+    ways = populations.predictors(values, {AREA: area})
+    risks = {name: populations.crossvalidated_risks(held_out, fit, given, groups, workspace.horizon, no_image)
+             for name, (fit, given, no_image) in ways.items()}  # fmt: skip
     if population.baselines:
         risks.update(_baselines(workspace, population, store, run, groups))
     rows = []
@@ -347,6 +346,45 @@ def _by_group(workspace, population, store: Store, run: Run, held_out: Scores, v
             mean = float(np.average(inside, weights=weights)) if np.all(np.isfinite(inside)) else np.nan
             rows.append({**rows[-1], "group": "mean within groups", "concordance": mean, "ipa": np.nan})
     return pd.DataFrame(rows, columns=GROUP_COLUMNS)
+
+
+def _within_groups(workspace, held_out: Scores, values, groups, area) -> list[dict]:
+    """Concordance within groups, which no level of a group or a network can move: image, area, both with covariates.
+
+    Resampled within the groups. The mean over groups is weighted by their patients.
+    """
+    ways = populations.predictors(values, {AREA: area})
+    orders = {name: populations.crossvalidated_risks(held_out, fit, given, groups, workspace.horizon, no_image)
+              for name, (fit, given, no_image) in ways.items()}  # fmt: skip
+    orders[AREA] = area  # its rank needs no fit
+    pairs = [("image", AREA)]
+    pairs += [("image and clinical", other) for other in ("image", "clinical")] if values else []
+    found = {name: _mean_concordance(workspace, held_out, order, groups) for name, order in orders.items()}
+    rows = [_interval_row(workspace, f"{name}, within groups", *one) for name, one in found.items()]
+    for one, other in pairs:
+        point, spread = (found[one][k] - found[other][k] for k in (0, 1))
+        rows.append(_interval_row(workspace, f"{one} minus {other}, within groups", point, spread))
+    return rows
+
+
+def _mean_concordance(workspace, scores: Scores, order: np.ndarray, groups) -> tuple[float, np.ndarray]:
+    """(mean over groups, the same in each resample)."""
+    points, spreads, weights = [], [], []
+    for number, group in enumerate(np.unique(groups)):
+        inside = groups == group
+        outcome = scores.time[inside], scores.event[inside], np.asarray(order)[inside]
+        counts = metrics.resamples(int(inside.sum()), workspace.study.bootstrap, workspace.study.seed + number)
+        points.append(metrics.concordance(*outcome))
+        spreads.append(metrics.concordance_of_resamples(*outcome, counts))
+        weights.append(inside.sum())
+    return float(np.average(points, weights=weights)), np.average(spreads, axis=0, weights=weights)
+
+
+def _interval_row(workspace, predictor: str, point: float, spread: np.ndarray) -> dict:
+    known = spread[np.isfinite(spread)]
+    low, high = (None, None) if not len(known) else (float(v) for v in np.percentile(known, [2.5, 97.5]))
+    return {"name": "concordance", "predictor": predictor, "horizon_days": workspace.horizon, "value": point,
+            "ci_low": low, "ci_high": high}  # fmt: skip
 
 
 def _group_row(workspace, store: Store, model: str, group: str, risk, known) -> dict:
@@ -380,16 +418,21 @@ def _baselines(workspace, population, store: Store, run: Run, groups) -> dict[st
 # --- The entry --------------------------------------------------------------------------------------------------------
 
 
-def _interval(workspace, held_out: Scores, variance: float) -> tuple[dict | None, pd.DataFrame]:
-    """(the interval, None where it does not cover what it says; its coverage in groups by predicted risk)."""
+def _interval(workspace, held_out: Scores, variance: float, sites) -> tuple[dict | None, pd.DataFrame]:
+    """(the interval, None where it does not cover what it says; its coverage in groups by predicted risk).
+
+    sites: the hospital of each patient, where there are several; their levels differ by more than chance.
+    """
     here = held_out.shifted(populations.fit_shift(held_out))
     resamples = min(populations.RESAMPLES, max(20, workspace.study.bootstrap))
-    interval = populations.fit_interval(here, variance, resamples=resamples, seed=workspace.study.seed)
+    between = 0.0 if sites is None else populations.variance_between_sites(here, sites, max(10, resamples // 4))
+    interval = populations.fit_interval(here, variance, resamples=resamples, seed=workspace.study.seed,
+                                        site_variance=between)  # fmt: skip
     halves = populations.split_half_coverage(here, 10, max(10, resamples // 4), workspace.study.seed)
     rows = populations.group_coverage(here, interval, workspace.horizon)
     covered = sum(row["covered"] for row in rows)
     interval["split_half_coverage"], interval["groups_covered"] = halves, f"{covered} of {len(rows)}"
-    kept = halves >= 0.9 and covered >= len(rows) - 1
+    kept = halves >= interval["level"] - 0.03 and covered >= len(rows) - 1
     return (interval if kept else None), pd.DataFrame(rows).assign(split_half=halves, shown=int(kept))
 
 
@@ -399,7 +442,7 @@ def _entry(workspace, population, store: Store, run: Run, held_out: Scores, valu
 
     adapted = Population(layer).adapted(run.weights)
     # What a new patient's risk is compared with: risks of patients that had not been learned from.
-    reference = held_out.shifted(layer["offset"]) if population.pretraining else held_out
+    reference = held_out.shifted(populations.fit_shift(held_out))
     here = populations.cohort_scores(adapted, store, run.edges_days, workspace.max_slices)
     # Terms beside risks that were held out: beside risks learned by heart a covariate would seem to add less.
     terms = populations.fit_terms(reference, values) if values else []

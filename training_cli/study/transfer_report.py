@@ -46,18 +46,20 @@ def _in_words(fitted: Fitted) -> str:
         row = found[predictor, name]
         return f"{row.value:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
 
-    against = found[f"image minus {AREA}", "concordance"]
+    against = found[f"image minus {AREA}, within groups", "concordance"]
     verdict = "better" if against.ci_low > 0 else "worse" if against.ci_high < 0 else "neither better nor worse"
     text = (
         f"{fitted.cohort.title}: {len(fitted.held_out.time)} patients, {int(fitted.held_out.event.sum())} deaths. Held "
-        f"out, the image ranks them at {shown('image', 'concordance')}, the largest area alone at "
-        f"{shown(AREA, 'concordance')}: shown to be {verdict} (difference {against.value:+.3f}, {against.ci_low:+.3f} "
-        f"to {against.ci_high:+.3f}). IPA of the image {shown('image', 'ipa')}"
+        f"out, within groups, the image ranks them at {shown('image, within groups', 'concordance')}, the largest area "
+        f"alone at {shown(f'{AREA}, within groups', 'concordance')}: shown to be {verdict} (difference "
+        f"{against.value:+.3f}, {against.ci_low:+.3f} to {against.ci_high:+.3f}). IPA of the image "
+        f"{shown('image', 'ipa')}"
     )
     if ("image and clinical", "concordance") in found:
-        more = found["image and clinical minus image", "concordance"]
+        more = found["image and clinical minus image, within groups", "concordance"]
         helps = "which is shown to help" if more.ci_low > 0 else "which is not shown to help"
-        text += f"; with {', '.join(fitted.cohort.covariates)} {shown('image and clinical', 'concordance')}, {helps}"
+        both = shown("image and clinical, within groups", "concordance")
+        text += f"; with {', '.join(fitted.cohort.covariates)} {both}, {helps}"
     return text + "."
 
 

@@ -67,12 +67,12 @@ class Case:
         return Path(self.mask) if self.folder is None else self.folder / self.mask
 
 
-def with_folder_names(cases: Iterable[Case]) -> list[Case]:
-    """The cases with a folder name each."""
+def with_folder_names(cases: Iterable[Case], by: str = "patient_id") -> list[Case]:
+    """The cases with a folder name each, made from their patient_id or another text of theirs."""
     taken: set = set()
     named = []
     for case in cases:
-        name = re.sub(r"[^\w.-]+", "_", case.patient_id).strip("._") or f"case-{case.number}"
+        name = re.sub(r"[^\w.-]+", "_", getattr(case, by) or "").strip("._") or f"case-{case.number}"
         name = name if name.casefold() not in taken else f"{name}-row{case.number}"
         taken.add(name.casefold())
         named.append(replace(case, folder_name=name))
@@ -80,14 +80,14 @@ def with_folder_names(cases: Iterable[Case]) -> list[Case]:
 
 
 def duplicate_warnings(cases: Iterable[Case]) -> dict[int, str]:
-    """The number of a case -> a sentence, for cases whose patient_id occurs more than once."""
+    """The number of a case -> a sentence, for cases whose patient_id occurs more than once with the same segment."""
     numbers: dict = {}
     for case in cases:
-        numbers.setdefault(case.patient_id, []).append(case.number)
+        numbers.setdefault((case.patient_id, case.segment), []).append(case.number)
     return {
         number: f"patient_id '{patient_id}' is in rows {', '.join(map(str, found))} of the manifest; each is predicted "
         "on its own."
-        for patient_id, found in numbers.items()
+        for (patient_id, _), found in numbers.items()
         if len(found) > 1
         for number in found
     }

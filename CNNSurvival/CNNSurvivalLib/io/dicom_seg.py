@@ -12,34 +12,44 @@ import numpy as np
 from .dicom import BIG_ENDIAN, decoding, import_highdicom, read_dataset, reference_warning
 from .grid import MAX_VOXELS, OFF_PLACE, Volume, plane_normal
 from .quiet import reading
-from .segments import MAX_SEGMENTS, choose, too_many_segments
+from .segments import MAX_SEGMENTS, Segments, choose, too_many_segments
 
 # The code of a LABELMAP's background
 BACKGROUND = ("125040", "DCM")
 
 
-def read_seg(path: Path, segment: str | None, ct: Volume) -> tuple[Volume, str]:
-    """(mask, name of the segment) on the SEG's own grid."""
+def list_seg(path: Path) -> Segments:
+    """The segments of a DICOM SEG."""
     with reading("mask", path):
         header = read_dataset(path, stop_before_pixels=True, specific_tags=["SegmentSequence"])
         if len(header.SegmentSequence) > MAX_SEGMENTS:
             raise too_many_segments(path)
+        items = [item for item in header.SegmentSequence if not _is_background(item)]
+        return Segments(
+            kind="segment",
+            names=[str(item.SegmentLabel) for item in items],
+            numbers=[int(item.SegmentNumber) for item in items],
+            ids=[str(item.get("TrackingID") or "") for item in items],
+        )
+
+
+def read_seg(path: Path, segment: str | None, ct: Volume) -> tuple[Volume, str]:
+    """(mask, name of the segment) on the SEG's own grid."""
+    segments = list_seg(path)
+    with reading("mask", path):
         seg = import_highdicom().seg.Segmentation.from_dataset(_little_endian(read_dataset(path)), copy=False)
-        segments = [item for item in seg.SegmentSequence if not _is_background(item)]
-        numbers = [int(item.SegmentNumber) for item in segments]
-        names = [str(item.SegmentLabel) for item in segments]
-        ids = [str(item.get("TrackingID") or "") for item in segments]
         series = [str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", [])]
         frame_uid = str(seg.get("FrameOfReferenceUID", "") or "")
-    chosen = choose(path, "segment", names, numbers, segment, ids)
+    chosen = choose(path, segments, segment)
+    name, number = segments.names[chosen], segments.numbers[chosen]
     notes = reference_warning("SEG", path, series, [frame_uid], ct)
     with reading("mask", path):
         with decoding("mask", path):
-            frames = _seg_frames(seg, numbers[chosen])
+            frames = _seg_frames(seg, number)
         if not frames:
-            return Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)), names[chosen]
+            return Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4)), name
         array, matrix = _stack_frames(frames)
-    return Volume(array, matrix, notes), names[chosen]
+    return Volume(array, matrix, notes), name
 
 
 def _is_background(item) -> bool:

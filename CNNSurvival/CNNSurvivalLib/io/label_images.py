@@ -11,8 +11,20 @@ from ..errors import CNNSurvivalError
 from .grid import Volume
 from .images import geometry_of, nifti_warning, read_image, squeezed
 from .quiet import reading
-from .segments import choose
+from .segments import Segments, choose
 from .texts import one_line
+
+
+def list_labels(path: Path) -> Segments:
+    """The segments of a .seg.nrrd, or the labels of a label image."""
+    import SimpleITK as sitk
+
+    image = read_image("mask", path)
+    segments = _named(path, image)
+    if segments:
+        return segments[0]
+    image = squeezed("mask", path, image)
+    return _labels(path, _integers(path, sitk.GetArrayViewFromImage(image))[0])
 
 
 def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
@@ -20,13 +32,12 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
     import SimpleITK as sitk
 
     image = read_image("mask", path)
-    with reading("mask", path):  # labels and layers that are no numbers
-        segments = _slicer_segments(image)
-    if segments:
+    named = _named(path, image)
+    if named:
+        segments, places = named
         layers = _layers(path, image)
-        names, labels, ids = ([s[part] for s in segments] for part in (0, 1, 3))
-        chosen = choose(path, "segment", names, labels, segment, ids)
-        name, label, layer, _ = segments[chosen]
+        chosen = choose(path, segments, segment)
+        name, label, layer = segments.names[chosen], segments.numbers[chosen], places[chosen]
         if not 0 <= layer < len(layers):
             raise CNNSurvivalError(
                 f"The mask {path} lacks the layer of segment '{one_line(name)}'; save it again in Slicer."
@@ -35,12 +46,27 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
     image = squeezed("mask", path, image)
     array, notes = _integers(path, sitk.GetArrayViewFromImage(image))  # of use while the image is there
     notes += nifti_warning("mask", path, image)
+    labels = _labels(path, array)
+    label = labels.numbers[choose(path, labels, segment)]
+    return Volume((array == label).view(np.uint8), geometry_of(image), notes), str(label)
+
+
+def _labels(path: Path, array: np.ndarray) -> Segments:
     # Most of a mask is 0, and a plane is quickly told to be; unique() of whole planes takes as long as reading them.
     values = sorted(set().union(*(np.unique(plane[plane != 0]).tolist() for plane in array)))
     if not values:
         raise CNNSurvivalError(f"The mask {path} is empty (every voxel is 0); draw the tumour.")
-    label = values[choose(path, "label", [str(value) for value in values], values, segment)]
-    return Volume((array == label).view(np.uint8), geometry_of(image), notes), str(label)
+    return Segments("label", [str(value) for value in values], values, [""] * len(values))
+
+
+def _named(path: Path, image) -> tuple[Segments, list[int]] | None:
+    """(segments, the layer of each) of a .seg.nrrd; None for a plain label image."""
+    with reading("mask", path):  # labels and layers that are no numbers
+        segments = _slicer_segments(image)
+    if not segments:
+        return None
+    names, labels, layers, ids = (list(column) for column in zip(*segments))
+    return Segments("segment", names, labels, ids), layers
 
 
 def _slicer_segments(image) -> list[tuple[str, int, int, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import UsageError, existing
+from .archive import is_zip
 from .case import Case, with_folder_names
 
 # What tells a mask from a CT in a file name
@@ -20,14 +21,16 @@ def folder_cases(folder) -> list[Case]:
     """A case for each patient of a folder: its sub-folders, or the pairs of files in it.
 
     A sub-folder holds a CT and a mask: two image files of which one is called a mask (mask, seg, label, GTV, tumour,
-    ...), or DICOM files with an RTSTRUCT or SEG among them. In a folder of files, a CT and a mask belong together
-    when their names differ in such a word alone. What does not fit is a case with a problem. Raises UsageError for
-    what is not a folder, or holds no patients.
+    ...), or DICOM files with an RTSTRUCT or SEG among them, or these as one ZIP archive; such an archive may stand in
+    place of the sub-folder. In a folder of files, a CT and a mask belong together when their names differ in such a
+    word alone. What does not fit is a case with a problem. Raises UsageError for what is not a folder, or holds no
+    patients.
     """
     folder = existing(folder, "folder")
     if not folder.is_dir():
         raise UsageError(f"'{folder}' is not a folder; choose one with a sub-folder for each patient.")
     cases = [_subfolder_case(path, folder) for path in sorted(folder.iterdir()) if path.is_dir()]
+    cases += [_case(path.stem, path, path, folder) for path in sorted(folder.iterdir()) if is_zip(path)]
     cases += _pairs(folder)
     if not cases:
         raise UsageError(f"The folder '{folder}' holds no patients: no sub-folders, no NRRD, NIfTI or MetaImage files.")
@@ -41,6 +44,8 @@ def _subfolder_case(path: Path, root: Path) -> Case:
     others = [file for file in path.rglob("*") if file.is_file() and file not in images]
     if len(masks) == 1 and len(scans) == 1:
         return _case(path.name, scans[0], masks[0], root)
+    if not images and len(others) == 1 and is_zip(others[0]):
+        return _case(path.name, others[0], others[0], root)
     if not scans and others:  # DICOM; the mask may be an image file beside it
         return _case(path.name, path, masks[0] if len(masks) == 1 else path, root)
     problem = f"The folder '{path.name}' holds {len(scans)} CTs and {len(masks)} masks; it needs one of each."

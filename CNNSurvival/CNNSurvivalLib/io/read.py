@@ -9,19 +9,22 @@ series it gives the UID and the description.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CNNSurvivalError, UsageError
+from .archive import unpacked
 from .dicom import is_dicom, modality_of
 from .dicom_ct import read_series_in_folder, read_series_of_file
-from .dicom_seg import read_seg
+from .dicom_seg import list_seg, read_seg
 from .grid import LPS_TO_RAS, Mask, Volume, check_geometry, onto_grid
 from .images import read_ct_image
-from .label_images import read_labels
-from .rtstruct import read_rtstruct
+from .label_images import list_labels, read_labels
+from .rtstruct import list_structures, read_rtstruct
+from .segments import matching
 from .texts import name_list, one_line
 
 
@@ -45,12 +48,13 @@ def read_case(
 ) -> TumourImage:
     """Read a CT and the mask of its tumour, brought onto the CT's grid.
 
-    image: NRRD, NIfTI or MetaImage file, or a folder with a DICOM series (or one file of it). Several CT series in
-    a folder are told apart by ``series_uid``. DICOM slices are placed by their true positions: a tilted gantry gives
-    a sheared ``ijk_to_ras``; slices that are missing or unequally spaced are interpolated (linearly, between true
-    positions) onto an even spacing, with a warning that says where.
+    image: NRRD, NIfTI or MetaImage file, or a folder with a DICOM series (or one file of it, or the folder as a ZIP
+    archive). Several CT series in a folder are told apart by ``series_uid``. DICOM slices are placed by their true
+    positions: a tilted gantry gives a sheared ``ijk_to_ras``; slices that are missing or unequally spaced are
+    interpolated (linearly, between true positions) onto an even spacing, with a warning that says where.
 
-    mask: label image, ``.seg.nrrd``, DICOM SEG or RTSTRUCT; for the latter two a folder that holds just one will do.
+    mask: label image, ``.seg.nrrd``, DICOM SEG or RTSTRUCT; for the latter two a folder that holds just one will do,
+    or such a folder as a ZIP archive.
     ``segment`` is a name (exact, else without regard to case and surrounding spaces) or a label; it may be left out
     where there is only one. A mask on another grid is resampled by nearest neighbour, with a warning.
 
@@ -63,6 +67,35 @@ def read_case(
     for what, path in (("CT", image), ("mask", mask)):
         if not path.exists():
             raise UsageError(f"There is no {what} at {path}; check the path.")
+    with unpacked([image, mask]) as (image_folder, mask_folder):
+        return _read(image_folder, mask_folder, segment, series_uid, force)
+
+
+def find_segments(mask, wanted: Sequence[str]) -> list[str]:
+    """The segments of a mask that names and patterns choose, each as ``read_case`` takes it.
+
+    Parameters
+    ----------
+    mask
+        The mask, as for ``read_case``.
+    wanted
+        Names, numbers or ids as ``read_case`` takes them, or patterns such as "GTV*", without regard to case.
+
+    Raises
+    ------
+    UsageError
+        Where one of them chooses none, or a name could mean several.
+    """
+    mask = Path(mask)
+    if not mask.exists():
+        raise UsageError(f"There is no mask at {mask}; check the path.")
+    with unpacked([mask]) as (folder,):
+        path, kind = _mask_file(folder)
+        list_them = {"RTSTRUCT": list_structures, "SEG": list_seg, "labels": list_labels}[kind]
+        return matching(path, list_them(path), wanted)
+
+
+def _read(image: Path, mask: Path, segment: str | None, series_uid: str | None, force: bool) -> TumourImage:
     ct = _read_ct(image, series_uid, force)
     check_geometry("CT", image, ct.ijk_to_lps)
     found = _read_mask(mask, segment, ct)

@@ -11,7 +11,7 @@ from .contours import rasterise
 from .dicom import read_dataset, reference_warning
 from .grid import Mask, Volume
 from .quiet import reading
-from .segments import choose
+from .segments import Segments, choose
 from .texts import one_line
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -23,10 +23,10 @@ def read_rtstruct(path: Path, segment: str | None, ct: Volume) -> Mask:
     """The mask of one structure, drawn on the CT's grid."""
     with reading("mask", path):
         dataset = read_dataset(path)
-        found = structures(dataset)
+        found = _structures(dataset)
         series, frames = _rtstruct_references(dataset)
-    names, numbers = [name for name, _ in found], [number for _, number in found]
-    name, number = found[choose(path, "structure", names, numbers, segment)]
+    chosen = choose(path, found, segment)
+    name, number = found.names[chosen], found.numbers[chosen]
     shown = one_line(name)
     with reading("mask", path):
         contours = closed_contours(dataset, number)
@@ -47,11 +47,20 @@ def read_rtstruct(path: Path, segment: str | None, ct: Volume) -> Mask:
     return Mask(array, name, (*notes, *more))
 
 
-def structures(dataset) -> list[tuple[str, int]]:
-    """(name, number) of the ROIs of an RTSTRUCT."""
-    return [
-        (str(item.get("ROIName", "")), int(item.ROINumber)) for item in dataset.get("StructureSetROISequence") or []
-    ]
+def list_structures(path: Path) -> Segments:
+    """The ROIs of an RTSTRUCT."""
+    with reading("mask", path):
+        return _structures(read_dataset(path, specific_tags=["StructureSetROISequence"]))
+
+
+def _structures(dataset) -> Segments:
+    items = dataset.get("StructureSetROISequence") or []
+    return Segments(
+        kind="structure",
+        names=[str(item.get("ROIName", "")) for item in items],
+        numbers=[int(item.ROINumber) for item in items],
+        ids=[""] * len(items),
+    )
 
 
 def closed_contours(dataset, number: int) -> list[np.ndarray]:

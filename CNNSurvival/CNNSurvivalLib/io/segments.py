@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import CNNSurvivalError, UsageError
 from .texts import name_list, one_line
@@ -12,21 +14,23 @@ from .texts import name_list, one_line
 MAX_SEGMENTS = 1000
 
 
-def choose(
-    path: Path,
-    kind: str,
-    names: Sequence[str],
-    numbers: Sequence[int],
-    segment: str | None,
-    ids: Sequence[str] | None = None,
-) -> int:
-    """Which of the segments (or structures, or labels) is meant; its place in the list.
+class Segments(NamedTuple):
+    """What a mask holds. kind: "segment", "structure" or "label". ids: further names, "" where there is none."""
+
+    kind: str
+    names: Sequence[str]
+    numbers: Sequence[int]
+    ids: Sequence[str]
+
+
+def choose(path: Path, segments: Segments, segment: str | None) -> int:
+    """Which of the segments is meant; its place in the list.
 
     By name, else by its name without regard to case and white space, else by number, else by its further id.
     """
+    kind, names, numbers, ids = segments
     if not names:
         raise CNNSurvivalError(f"The mask {path} holds no {kind}s; draw the tumour first.")
-    ids = ids or [""] * len(names)
     existing = _listed(names, numbers, ids)
     if segment is None:
         if len(names) == 1:
@@ -48,6 +52,38 @@ def choose(
     raise UsageError(
         f"The mask {path} has {len(matches)} {kind}s that '{one_line(segment)}' can mean; {advice}: {existing}."
     )
+
+
+def matching(path: Path, segments: Segments, wanted: Sequence[str]) -> list[str]:
+    """The segments that names and patterns (*, ?) choose, in the mask's order, each by a text that means it alone."""
+    places: set = set()
+    for text in wanted:
+        if is_pattern(text) and not any(_folded(name) == _folded(text) for name in segments.names):
+            pattern = _folded(text).replace("[", "[[]")
+            found = [k for k, name in enumerate(segments.names) if fnmatchcase(_folded(name), pattern)]
+            if not found:
+                existing = _listed(*segments[1:])
+                raise UsageError(
+                    f"No {segments.kind} of the mask {path} matches '{one_line(text)}'; it has {existing}."
+                )
+            places.update(found)
+        else:
+            places.add(choose(path, segments, text))
+    return [_key(segments, k) for k in sorted(places)]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a wanted segment is a pattern, which may choose several."""
+    return any(sign in text for sign in "*?")
+
+
+def _key(segments: Segments, place: int) -> str:
+    """The name of a segment; its number or id where others have the same name."""
+    names = [_folded(name) for name in segments.names]
+    if names.count(names[place]) == 1:
+        return segments.names[place]
+    number = segments.numbers[place]
+    return str(number) if list(segments.numbers).count(number) == 1 else segments.ids[place]
 
 
 def _listed(names: Sequence[str], numbers: Sequence[int], ids: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ def sentence(prediction: Prediction) -> str:
     p = prediction
     months = p.bundle.risk_time_days / MONTH_DAYS
     low, high = interval_at(p, p.bundle.risk_time_days)
-    interval = "" if low is None else f" ({p.population.interval_level:.0%} interval {low:.0%} to {high:.0%})"
+    level = p.population.interval_level
+    interval = "" if low is None else f" ({level:.0%} interval of this average {low:.0%} to {high:.0%})"
     given = f" ({covariates_text(p)})" if p.covariates else ""
     mark = "" if p.inside_training_range else "OUTSIDE what the model learned from. "
     # A bundle of version 1 does not name its population.

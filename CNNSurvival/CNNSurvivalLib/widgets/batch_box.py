@@ -23,6 +23,8 @@ class BatchSection:
         ui.batchTable.setColumnCount(len(titles))
         ui.batchTable.setHorizontalHeaderLabels(titles)
         ui.batchTable.horizontalHeader().setStretchLastSection(True)
+        for column in range(len(titles) - 1):
+            ui.batchTable.horizontalHeader().setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         ui.batchTable.verticalHeader().hide()
         ui.batchDirectoryButton.directory = qt.QDir.homePath()
         ui.batchSourceComboBox.connect("currentIndexChanged(int)", self._onSourceChanged)
