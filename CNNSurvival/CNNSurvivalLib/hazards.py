@@ -298,7 +298,7 @@ def kaplan_meier(time_days: ArrayLike, event: ArrayLike) -> tuple[np.ndarray, np
     return deaths, np.cumprod(1 - count / at_risk)
 
 
-def step_curve(time_days, survival, end_days: float) -> tuple[np.ndarray, np.ndarray]:
+def step_curve(time_days: ArrayLike, survival: ArrayLike, end_days: float) -> tuple[np.ndarray, np.ndarray]:
     """A Kaplan-Meier curve as a line to draw, with a corner before and after each step.
 
     Parameters
@@ -320,7 +320,7 @@ def step_curve(time_days, survival, end_days: float) -> tuple[np.ndarray, np.nda
     return times, values
 
 
-def step_survival_at(time_days, survival, at_days) -> np.ndarray:
+def step_survival_at(time_days: ArrayLike, survival: ArrayLike, at_days: ArrayLike) -> np.ndarray:
     """S of a Kaplan-Meier curve at any times.
 
     Parameters

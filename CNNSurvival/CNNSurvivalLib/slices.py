@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Preprocessing:
     slice_step_mm: Optional[float] = None
 
     @classmethod
-    def from_dict(cls, values) -> Preprocessing:
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The settings as bundle.json, a store and a run hold them.
 
         Parameters
@@ -565,7 +565,7 @@ def _oblique_warning(axes: _Axes) -> Optional[str]:
     )
 
 
-def check_is_ct(hu) -> None:
+def check_is_ct(hu: ArrayLike) -> None:
     """Raise NotACT for an image that holds neither fat nor air, and so is no CT in Hounsfield units.
 
     Parameters
