@@ -182,7 +182,7 @@ def _network_variance(workspace: TransferWorkspace, networks) -> float:
             cohorts = [populations.cohort_scores(run.weights, each, run.edges_days, workspace.max_slices)
                        for each in others]  # fmt: skip
             found.append([populations.score_values(each, workspace.horizon) for each in cohorts])
-    # Cohort by cohort: a shift common to a cohort is taken up by the population's own.
+    # Cohort by cohort: a shift common to a cohort belongs to the population's own.
     sizes = [len(values) for values in found[0]]
     variances = [populations.variance_between_networks([values[k] for values in found]) for k in range(len(others))]
     return float(np.average(variances, weights=sizes))
@@ -444,13 +444,12 @@ def _entry(workspace, population, store: Store, run: Run, held_out: Scores, valu
     # What a new patient's risk is compared with: risks of patients that had not been learned from.
     reference = held_out.shifted(populations.fit_shift(held_out))
     here = populations.cohort_scores(adapted, store, run.edges_days, workspace.max_slices)
-    # Terms beside risks that were held out: beside risks learned by heart a covariate would seem to add less.
+    # Terms beside risks that were held out: beside risks the model was fitted to a covariate would seem to add less.
     terms = populations.fit_terms(reference, values) if values else []
     covariates = [populations.covariate_entry(populations.KNOWN_COVARIATES[name]) for name in population.covariates]
     label = f"{len(store.patients)} patients of {population.label}"
     ages = values.get("age_years")
-    named = [{**row, "cohort": f"{population.label}, held out: {row['predictor']}"} for row in rows
-             if row["value"] is not None]  # fmt: skip
+    named = _shipped_metrics(population, rows)
     return {
         "name": population.name,
         "title": population.title,
@@ -464,6 +463,21 @@ def _entry(workspace, population, store: Store, run: Run, held_out: Scores, valu
         "interval": interval,
         "metrics": named,
     }
+
+
+def _shipped_metrics(population: PopulationCohort, rows: list[dict]) -> list[dict]:
+    """The scores that a bundle tells: concordance within groups and IPA, the image's first.
+
+    Pooled over hospitals or networks concordance compares their levels, which is not what a patient is ranked by.
+    """
+    within = ", within groups"
+    kept = [row for row in rows if row["name"] != "concordance" or row["predictor"].endswith(within)]
+    kept = [{**row, "predictor": row["predictor"].removesuffix(within)} for row in kept if row["value"] is not None]
+    where = "within hospitals" if population.hold_out is not None else "within folds"
+    return [
+        {**row, "cohort": f"{population.label}, held out, {where}: {row['predictor']}"}
+        for row in sorted(kept, key=lambda row: (row["predictor"] != "image", row["name"]))
+    ]
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
