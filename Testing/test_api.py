@@ -72,14 +72,14 @@ def test_readmes_example_uses_public_names_only():
 def test_a_model_is_found_by_folder_id_or_not_named_at_all(tiny_bundle):
     default = default_bundle_folder()
     assert find_model() == find_model(default) == find_model(str(default)) == default
-    balanced = shipped_models_folder() / "nsclc-balanced"
-    assert find_model("nsclc-balanced") == find_model(load_model(balanced).id) == balanced
+    balanced = shipped_models_folder() / "lung-head-neck"
+    assert find_model("lung-head-neck") == find_model(load_model(balanced).id) == balanced
     assert load_model(tiny_bundle.folder).id == tiny_bundle.id
     assert load_model().folder == default
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_ids_that_are(tmp_path):
-    with pytest.raises(UsageError, match="no model 'absent'.*nsclc-balanced-1"):
+    with pytest.raises(UsageError, match="no model 'absent'.*lung-head-neck-2"):
         load_model("absent")
     with pytest.raises(CNNSurvivalError, match="not a model folder"):
         load_model(tmp_path)

@@ -17,7 +17,7 @@ from training_cli.cohort.store import STORE_FILE, open_store, preprocessing_info
 from training_cli.evaluation.evaluate import predict_store  # noqa: E402
 from training_cli.training.runs import load_network, load_run  # noqa: E402
 
-SHIPPED = "nsclc-balanced-pretrained"
+SHIPPED = "lung-head-neck"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def tuned(folder):
     return folder / "tuned"
 
 
-@pytest.mark.parametrize("name", [SHIPPED, f"{SHIPPED}-1.0"])
+@pytest.mark.parametrize("name", [SHIPPED, f"{SHIPPED}-2.0"])
 def test_an_id_gives_the_shipped_network(bundle, name):
     network = load_network(name)
     assert network.bundle.sha256 == bundle.sha256 and network.max_slices == bundle.max_slices

@@ -115,7 +115,7 @@ def test_fine_tuning_changes_the_last_layer_alone_and_learns(run, store, tmp_pat
 
 def test_a_shipped_bundle_can_be_fine_tuned(store, tmp_path):
     """On slices that are cut as its own were: the store says so here."""
-    bundle = load_bundle(shipped_models_folder() / "nsclc-balanced-pretrained")
+    bundle = load_bundle(shipped_models_folder() / "lung-head-neck")
     own = tmp_path / "store"
     shutil.copytree(store, own)
     info = json.loads((own / "store.json").read_text())

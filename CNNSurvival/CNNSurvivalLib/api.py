@@ -15,7 +15,7 @@ def load_model(model: str | Path | None = None) -> Bundle:
     Parameters
     ----------
     model : str or path-like, optional
-        A model's folder, or the id of a shipped model: "nsclc-balanced", or with its version "nsclc-balanced-1.0".
+        A model's folder, or the id of a shipped model: "lung-head-neck", or with its version "lung-head-neck-2.0".
         The default is the model that ships as the default.
 
     Returns

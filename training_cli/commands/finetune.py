@@ -10,7 +10,7 @@ DESCRIPTION = """\
 Adapt the last layer (627 values) to another cohort and leave everything else as it is.
 
     cnn-survival finetune NETWORK STORE --output FOLDER
-    cnn-survival finetune nsclc-balanced-pretrained STORE --output FOLDER
+    cnn-survival finetune lung-head-neck STORE --output FOLDER
 
 NETWORK is the folder that 'cnn-survival pretrain' wrote, the folder of a bundle, or the id of a model that ships with
 this software ('cnn-survival models' lists them). STORE is the cohort to fine-tune on; its slices must be cut as the
