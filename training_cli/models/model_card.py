@@ -116,7 +116,7 @@ def _scores(metrics: list[dict]) -> list[dict]:
     return [
         {
             "predictor": predictor,
-            **{name: f"{found[name]['value']:.3f} {_interval(found[name])}" for name in found},
+            **{name: f"{found[name]['value']:.3f} ({_interval(found[name])})" for name in found},
             "shown": _is_shown(predictor, found),
         }
         for predictor, found in rows.items()
