@@ -152,9 +152,7 @@ def test_a_fine_tuned_run_becomes_a_bundle_with_everything_in_it(study, command,
 
 def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
-    bundle = export_bundle(
-        run, store, [], read_card(study / "card.toml"), "tiny", "Tiny", "1.0", tmp_path / "bundle"
-    )
+    bundle = export_bundle(run, store, [], read_card(study / "card.toml"), "tiny", "Tiny", "1.0", tmp_path / "bundle")
     risks = []
     for patient in store.patient_ids:
         curves = survival_function(NumpyEngine(run.weights).hazards(store.images[store.rows(patient)]))
@@ -261,7 +259,7 @@ def changed_card(folder, old, new):
 
 
 def test_a_run_needs_the_texts_of_its_own_cohorts(study, tmp_path):
-    texts = f"[cohorts.pretraining]\n{COHORT.format('Maastricht')}\nexclusions = \"Nobody\"\n"
+    texts = f'[cohorts.pretraining]\n{COHORT.format("Maastricht")}\nexclusions = "Nobody"\n'
     card = changed_card(tmp_path, texts, "")
     run, store = load_run(study / "run"), open_store(study / "store")
     with pytest.raises(UsageError, match="says nothing of the pretraining cohort"):
@@ -293,9 +291,7 @@ def test_the_cards_that_ship_are_what_the_template_gives(bundle):
 def test_the_cards_tables_are_tables_whatever_the_texts_hold(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
     card = changed_card(tmp_path, 'ct = "Planning CT"', 'ct = """two\nlines | and <b>tags</b>"""')
-    export_bundle(
-        run, store, METRICS, card, "tiny", "Tiny", "1.0", tmp_path / "bundle", metrics_cohort="5-fold | own"
-    )
+    export_bundle(run, store, METRICS, card, "tiny", "Tiny", "1.0", tmp_path / "bundle", metrics_cohort="5-fold | own")
     lines = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
     previous = None
     for line in lines:

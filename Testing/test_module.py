@@ -140,7 +140,8 @@ def test_visible_text_is_translatable():
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign)
         and any(isinstance(t, ast.Attribute) and t.attr in ("text", "toolTip", "title") for t in node.targets)
-        and isinstance(node.value, (ast.Constant, ast.JoinedStr)) and getattr(node.value, "value", True)
+        and isinstance(node.value, (ast.Constant, ast.JoinedStr))
+        and getattr(node.value, "value", True)
     ]
     assert raw == []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from CNNSurvivalLib import prediction as pr
-from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
+from CNNSurvivalLib.bundle import load_bundle
 from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError
 from CNNSurvivalLib.record import from_record, to_record

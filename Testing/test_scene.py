@@ -769,9 +769,7 @@ def two_results(scene, bundle):
     volume = add_volume(scene)
     segmentation = add_segmentation(scene, {"Tumour": ball(), "Other": ball(radius=15)}, volume=volume)
     return volume, [
-        write_result(
-            scene, predict_nodes(volume, segmentation, name, bundle), volume, segmentation, name
-        )
+        write_result(scene, predict_nodes(volume, segmentation, name, bundle), volume, segmentation, name)
         for name in ("Tumour", "Other")
     ]
 

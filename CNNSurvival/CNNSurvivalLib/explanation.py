@@ -107,12 +107,8 @@ def _patches(image: np.ndarray, patch_px: int, stride_px: int) -> list:
     rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
     if rows.size == 0:
         return []
-    starts = [
-        range(max(int(hit[0]) - patch_px + stride_px, 0), int(hit[-1]) + 1, stride_px) for hit in (rows, columns)
-    ]
-    patches = [
-        (slice(top, top + patch_px), slice(left, left + patch_px)) for top in starts[0] for left in starts[1]
-    ]
+    starts = [range(max(int(hit[0]) - patch_px + stride_px, 0), int(hit[-1]) + 1, stride_px) for hit in (rows, columns)]
+    patches = [(slice(top, top + patch_px), slice(left, left + patch_px)) for top in starts[0] for left in starts[1]]
     return [patch for patch in patches if image[patch].any()]
 
 

@@ -191,7 +191,7 @@ class _Reader:
 
 
 def outcome_of(read) -> str:
-    """"result", "refused", or "FAULT ..." of a function that returns a Prediction."""
+    """ "result", "refused", or "FAULT ..." of a function that returns a Prediction."""
     from CNNSurvivalLib.errors import CNNSurvivalError
 
     try:

@@ -3,8 +3,6 @@
 In a normal run a few of each; CNNSURVIVAL_FUZZ=full tries a hundred times as many.
 """
 
-
-
 import itertools
 import json
 import os

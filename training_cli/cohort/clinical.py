@@ -53,8 +53,7 @@ def _time(place: str, patient: str, text: str) -> float:
         value = np.nan
     if not np.isfinite(value) or value < 0:
         raise UsageError(
-            f"In the {place} the patient '{patient}' has the time '{text}'; it must be a number of "
-            "days, 0 or more."
+            f"In the {place} the patient '{patient}' has the time '{text}'; it must be a number of days, 0 or more."
         )
     return value
 
@@ -64,8 +63,7 @@ def _event(place: str, patient: str, text: str) -> int:
         return EVENT_WORDS[text.casefold()]
     except KeyError:
         raise UsageError(
-            f"In the {place} the patient '{patient}' has the event '{text}'; it must be 1 (died) or 0 "
-            "(censored)."
+            f"In the {place} the patient '{patient}' has the event '{text}'; it must be 1 (died) or 0 (censored)."
         ) from None
 
 

@@ -36,9 +36,7 @@ class Known(NamedTuple):
 KNOWN = {
     "nsclc_radiomics": Known("non-small cell lung cancer, the paper's cohort 1", "GTV-1"),
     "nsclc_radiogenomics": Known("non-small cell lung cancer, resected", "."),
-    "cptac_pda": Known(
-        "pancreatic ductal adenocarcinoma", "pancreas", "cptac_pda_tumor_annotations", r"PANCREAS - 1$"
-    ),
+    "cptac_pda": Known("pancreatic ductal adenocarcinoma", "pancreas", "cptac_pda_tumor_annotations", r"PANCREAS - 1$"),
 }
 
 

@@ -214,7 +214,9 @@ def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, ca
             "hazards": NumpyEngine(run.weights).hazards(images).tolist(),
         },
         "card": card_info(
-            card, metrics, cohorts[-1] if test_store is not None else None,
+            card,
+            metrics,
+            cohorts[-1] if test_store is not None else None,
             None if calibration is None else (calibration, risk_time),
             any(_same_cohort(stage, reference_store) for stage in _stages(run.info)),
         ),

@@ -73,7 +73,7 @@ class Data(Table):
     manifest: Text
     clinical: OptionalText = None
     slice_step_mm: PositiveNumber | None = Field(None, description="a number of mm above 0")
-    pixel_size_mm: PositiveNumber | Literal["native"] = Field(1.0, description="a number of mm above 0, or \"native\"")
+    pixel_size_mm: PositiveNumber | Literal["native"] = Field(1.0, description='a number of mm above 0, or "native"')
     hu_window: Annotated[list[Number], AfterValidator(_rising)] = Field(
         [-160.0, 240.0], description="two rising numbers, [low, high] in HU"
     )
@@ -91,7 +91,7 @@ class Cohort(Table):
     """Rows of the manifest. where: column -> value."""
 
     label: Text
-    where: Condition = Field({}, description="a table of columns and their values, such as { cohort = \"a\" }")
+    where: Condition = Field({}, description='a table of columns and their values, such as { cohort = "a" }')
 
 
 class FinetuningCohort(Cohort):
@@ -109,7 +109,7 @@ class Departures(Table):
     epochs: WholeNumber | None = Field(None, description="a whole number, 1 or more")
     batch: WholeNumber | None = Field(None, description="a whole number, 1 or more")
     learning_rate: PositiveNumber | None = Field(None, description="a number above 0")
-    best_slices: WholeNumber | Literal["all"] | None = Field(None, description="a whole number, 1 or more, or \"all\"")
+    best_slices: WholeNumber | Literal["all"] | None = Field(None, description='a whole number, 1 or more, or "all"')
     seed: WholeNumberOr0 | None = Field(None, description="a whole number, 0 or more")
     balanced: WholeNumberOr0 | None = Field(None, description="a whole number, 0 or more")
     augment: bool | None = Field(None, description="true or false")

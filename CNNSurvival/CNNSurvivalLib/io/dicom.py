@@ -68,7 +68,7 @@ def decoding(what: str, path: Path) -> Iterator[None]:
 
 
 def _compression(path: Path) -> str:
-    """"1 bit each, compressed as RLE Lossless"; "" for a file that is not compressed, or cannot be read at all."""
+    """ "1 bit each, compressed as RLE Lossless"; "" for a file that is not compressed, or cannot be read at all."""
     with suppress(Exception):
         header = read_dataset(path, specific_tags=["BitsAllocated"], stop_before_pixels=True)
         syntax, bits = header.file_meta.TransferSyntaxUID, int(header.BitsAllocated)

@@ -196,8 +196,15 @@ def _read_multiframe(headers: Sequence[_Header], folder: Path):
             "that holds the CT."
         )
     with reading("CT", headers[0].path), decoding("CT", headers[0].path):
-        volume = import_highdicom().imread(headers[0].path).get_volume(
-            dtype=np.float32, apply_modality_transform=True, apply_voi_transform=False, allow_missing_positions=False
+        volume = (
+            import_highdicom()
+            .imread(headers[0].path)
+            .get_volume(
+                dtype=np.float32,
+                apply_modality_transform=True,
+                apply_voi_transform=False,
+                allow_missing_positions=False,
+            )
         )
         matrix = np.array(volume.affine)[:, [2, 1, 0, 3]]  # highdicom counts [k, j, i]
         return _compact(np.asarray(volume.array)), matrix, ()

@@ -92,9 +92,7 @@ def to_dict(prediction: Prediction) -> dict:
         "warnings": list(p.warnings),
         "curve": _records(curve_table(p)),
         "horizons": _records(horizon_table(p)),
-        "slices": [
-            {**record, "hazards": p.hazards[i].tolist()} for i, record in enumerate(_records(slice_table(p)))
-        ],
+        "slices": [{**record, "hazards": p.hazards[i].tolist()} for i, record in enumerate(_records(slice_table(p)))],
         "provenance": p.provenance,
     }
 
