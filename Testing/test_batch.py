@@ -147,3 +147,17 @@ def test_the_patients_of_a_scene(tiny_bundle):
     outcomes, _ = batch.run_batch(cases, lambda case, inside: batch.predict_case(case, tiny_bundle, engine, inside))
     assert [outcome.values is None for outcome in outcomes] == [False, True, True]
     scene.Clear(1)
+
+
+def test_an_impossible_covariate_of_a_table_is_left_out_with_a_warning(tmp_path):
+    """The image can be predicted without it; a batch does not fail for a stage that somebody wrote in another way."""
+    from bundle_maker import bundle_info_2, random_weights
+    from CNNSurvivalLib.batch import covariates_of
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.io.case import Case
+
+    bundle = save_bundle(tmp_path / "bundle", bundle_info_2(), random_weights())
+    case = Case("ct.nrrd", "mask.nrrd", covariates={"age_years": "61", "n_stage": "9", "histology": "?"})
+    known, notes = covariates_of(case, bundle)
+    assert known == {"age_years": 61.0}
+    assert len(notes) == 1 and "N stage '9' is unknown" in notes[0] and notes[0].endswith("It was left out.")

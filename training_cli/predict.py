@@ -122,8 +122,9 @@ def find_model(model: str | None) -> Path:
 def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
     """(prediction, what it was made from) of one case."""
     bundle, engine = for_case(case, bundle, engine)
-    covariates = covariates_of(case, bundle, settings.covariates)
+    covariates, notes = covariates_of(case, bundle, settings.covariates)
     tumour = load_case(case, settings.force)
+    tumour = replace(tumour, warnings=(*tumour.warnings, *notes))
     prediction = predict_image(
         tumour, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices, covariates=covariates,
         force=settings.force, horizons_months=settings.horizons_months,

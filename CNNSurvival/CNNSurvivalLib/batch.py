@@ -7,6 +7,7 @@ the order of the cases, and both are written even if they have no rows, so that 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
@@ -89,8 +90,10 @@ def predict_case(case: Case, bundle, engine=None, progress=None, **options) -> P
     if progress is not None:
         progress("Reading CT and mask", 0.0)
     bundle, engine = for_case(case, bundle, engine)
-    options["covariates"] = covariates_of(case, bundle, options.get("covariates"))
-    return predict_image(load_case(case, options.get("force", False)), bundle, engine, progress, **options)
+    options["covariates"], notes = covariates_of(case, bundle, options.get("covariates"))
+    tumour = load_case(case, options.get("force", False))
+    tumour = replace(tumour, warnings=(*tumour.warnings, *notes))
+    return predict_image(tumour, bundle, engine, progress, **options)
 
 
 def for_case(case: Case, bundle, engine=None) -> tuple:
@@ -101,9 +104,19 @@ def for_case(case: Case, bundle, engine=None) -> tuple:
     return bundle, None if engine is None else create_engine(engine.name, bundle)
 
 
-def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> dict:
-    """What is known of a case beside the image: name -> number, the case's own before ``others``."""
-    return {**bundle.population.read(others or {}), **bundle.population.read(case.covariates)}
+def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple[dict, tuple[str, ...]]:
+    """(what is known of a case beside the image: name -> number, warnings); the case's own before ``others``.
+
+    An impossible value of the case's table is left out with a warning, as the image can be predicted without it; one
+    of ``others``, which a person has just entered, raises UsageError.
+    """
+    known, notes = bundle.population.read(others or {}), []
+    for name, value in case.covariates.items():
+        try:
+            known.update(bundle.population.read({name: value}))
+        except UsageError as error:
+            notes.append(f"{error} It was left out.")
+    return known, tuple(notes)
 
 
 def attempt(case: Case, predict_one: Callable, note: Optional[str] = None) -> Outcome:
