@@ -28,12 +28,11 @@ from CNNSurvivalLib.hazards import (
 from CNNSurvivalLib.populations import Covariate, patient_score
 
 from ..cohort.store import Store
+from ..training.last_layer import OFFSET_SD, TREND_SD
 from ..training.runs import MAX_SLICES
 
 # The prior of a coefficient, per standard deviation of its covariate: normal with this standard deviation.
 PRIOR_SD = 0.5
-# The prior of an interval's own offset around the common shift.
-OFFSET_SD = 0.3
 RESAMPLES = 200
 # Fewer deaths than this cannot carry a covariate.
 FEW_DEATHS = 10
@@ -139,15 +138,17 @@ def fit_shift(scores: Scores) -> float:
 
 
 def fit_offsets(scores: Scores) -> np.ndarray:
-    """A shift for each interval, [m]: a common one, and each interval's own with a normal prior (OFFSET_SD)."""
+    """A shift for each interval, [m]: a common one, a trend, and what is left (priors as in ``last_layer``)."""
     _check_deaths(scores)
     intervals = scores.logits.shape[2]
+    trend = np.linspace(-1, 1, intervals)
 
     def penalised(x):
-        return loss(scores.shifted(x[0] + x[1:])) + np.sum(x[1:] ** 2) / (2 * OFFSET_SD**2)
+        prior = x[1] ** 2 / TREND_SD**2 + np.sum(x[2:] ** 2) / OFFSET_SD**2
+        return loss(scores.shifted(x[0] + x[1] * trend + x[2:])) + prior / 2
 
-    x = _minimise(penalised, 1 + intervals)
-    return x[0] + x[1:]
+    x = _minimise(penalised, 2 + intervals)
+    return x[0] + x[1] * trend + x[2:]
 
 
 def fit_line(scores: Scores, values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ From the least to the most that is learned:
 
     none        the parent as it is
     shift       one number, added to the output of every interval: the parent's ranking, another level of risk
-    offsets     a number for each interval
+    offsets     a number for each interval: a shift, a trend over the intervals, and what is left
     last-layer  all of the last layer, drawn towards the parent's; how strongly is chosen by cross-validation
     free        the paper's: all 627 values, unpenalised, for a number of epochs (``train.fit_last_layer``)
 
@@ -28,8 +28,9 @@ from ..cohort.store import Store
 from .runs import MAX_SLICES
 
 KINDS = ("none", "shift", "offsets", "last-layer", "free")
-# The prior of an interval's own offset around the common shift, on the logit scale.
-OFFSET_SD = 0.3
+# Priors on the logit scale: of an interval's own offset around the common shift and trend, and of the trend, by which
+# the last interval differs from the middle one (the hazards of one disease fall over time, those of another do not).
+OFFSET_SD, TREND_SD = 0.3, 1.0
 # How far a feature's weight may move, as the standard deviation of what it then adds to a logit; 0: not at all.
 REACHES = (0.0, 0.03, 0.1, 0.3, 1.0)
 MAX_STEPS = 500
@@ -154,19 +155,25 @@ def _solve(weights: dict, features: Features, reach: float, intervals: bool = Tr
     share = features.weight[:, None] / features.patients
     start = features.values @ matrix.T + bias
 
+    trend_of = np.linspace(-1, 1, m) if m > 1 else np.zeros(m)
+
     def unpack(x):
-        return x[0], x[1 : 1 + m] * intervals, x[1 + m :].reshape(rows, k)
+        return x[0], x[1] * intervals, x[2 : 2 + m] * intervals, x[2 + m :].reshape(rows, k)
 
     def objective(x):
-        shift, offsets, moves = unpack(x)
-        logits = start + shift + offsets
+        shift, trend, offsets, moves = unpack(x)
+        logits = start + shift + trend * trend_of + offsets
         if rows:
             logits = logits + values @ moves.T
         slope = share * (survived * hazards_from_logits(logits) - died * hazards_from_logits(-logits))
         each = share[:, 0] @ negative_log_likelihood(logits, survived, died)
         per_interval = slope.sum(axis=0)
-        gradient = [[per_interval.sum()], (per_interval + offsets / (OFFSET_SD**2 * features.patients)) * intervals]
-        penalty = np.sum(offsets**2) / OFFSET_SD**2
+        gradient = [
+            [per_interval.sum()],
+            [(per_interval @ trend_of + trend / (TREND_SD**2 * features.patients)) * intervals],
+            (per_interval + offsets / (OFFSET_SD**2 * features.patients)) * intervals,
+        ]
+        penalty = np.sum(offsets**2) / OFFSET_SD**2 + trend**2 / TREND_SD**2
         if rows:
             of_moves = slope.T @ values if rows == m else slope.sum(axis=1)[None] @ values
             gradient.append((of_moves + moves / (reach**2 * features.patients)).ravel())
@@ -174,10 +181,10 @@ def _solve(weights: dict, features: Features, reach: float, intervals: bool = Tr
         return each + penalty / (2 * features.patients), np.concatenate(gradient)
 
     options = {"maxiter": MAX_STEPS, "gtol": 1e-6, "ftol": 1e-10}
-    found = minimize(objective, np.zeros(1 + m + rows * k), jac=True, method="L-BFGS-B", options=options)
-    shift, offsets, moves = unpack(found.x)
+    found = minimize(objective, np.zeros(2 + m + rows * k), jac=True, method="L-BFGS-B", options=options)
+    shift, trend, offsets, moves = unpack(found.x)
     solution = dict(weights)
-    solution["output.bias"] = (bias + shift + offsets).astype(np.float32)
+    solution["output.bias"] = (bias + shift + trend * trend_of + offsets).astype(np.float32)
     if rows:
         solution["output.weight"] = (matrix + moves / spread).astype(np.float32)
     return solution, bool(found.success)
