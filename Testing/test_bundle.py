@@ -10,9 +10,10 @@ import pytest
 
 from bundle_maker import bundle_info, random_weights
 from CNNSurvivalLib import bundle as bd
-from CNNSurvivalLib.bundle_schema import SCHEMA
-from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.bundle_schema import SCHEMA, SCHEMA_1
+from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.image_text import decode_images, encode_images
 from CNNSurvivalLib.slices import Preprocessing
 
 
@@ -186,7 +187,7 @@ def test_shipped_bundles_load_and_pass_their_own_test():
     for path, bundle, error in found:
         assert error is None, f"{path}: {error}"
         images, expected = bundle.self_test
-        np.testing.assert_allclose(create_engine("numpy", bundle).hazards(images), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(NumpyEngine(bundle.weights).hazards(images), expected, rtol=0, atol=1e-5)
 
 
 # --- The limits of each field -----------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def edited(info, path, value):
 
 def accepts(path, value):
     """Whether the field's own check takes the value."""
-    check, _ = bd._SCHEMA[path]
+    check, _ = {**SCHEMA, **SCHEMA_1}[path]
     return check(value)
 
 
@@ -264,14 +265,14 @@ def test_cohorts_need_their_counts(key):
 def test_the_parts_must_fit_together(folder):
     info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
     last = info["intervals"]["edges_days"][-1]
-    bd._check_info(edited(info, "aggregation.risk_time_days", last), folder)
+    bd._check_fields(edited(info, "aggregation.risk_time_days", last), folder)
     with pytest.raises(CNNSurvivalError, match="'aggregation.risk_time_days' lies beyond the last interval"):
-        bd._check_info(edited(info, "aggregation.risk_time_days", last + 0.5), folder)
+        bd._check_fields(edited(info, "aggregation.risk_time_days", last + 0.5), folder)
     hazards = info["self_test"]["hazards"]
     short = [row[:-1] for row in hazards]
     for wrong in (hazards[:-1], [*hazards, hazards[0]], short, [*hazards[:-1], short[0]]):
         with pytest.raises(CNNSurvivalError, match="'self_test.hazards' does not match"):
-            bd._check_info(edited(info, "self_test.hazards", wrong), folder)
+            bd._check_fields(edited(info, "self_test.hazards", wrong), folder)
 
 
 def test_variances_may_be_zero_but_not_negative_in_any_layer(folder):
@@ -294,20 +295,20 @@ def test_files_up_to_their_limit_are_read(tmp_path):
 
 def test_images_as_text_come_back_and_nothing_else_does():
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 5)).astype(np.uint8)
-    text = bd.encode_images(images)
-    np.testing.assert_array_equal(bd.decode_images(text, 5), images)
-    np.testing.assert_array_equal(bd.decode_images(text, 5, limit=3), images)
+    text = encode_images(images)
+    np.testing.assert_array_equal(decode_images(text, 5), images)
+    np.testing.assert_array_equal(decode_images(text, 5, limit=3), images)
     for size, limit in ((5, 2), (4, 64), (7, 64)):
         with pytest.raises(ValueError, match="not a whole number of images"):
-            bd.decode_images(text, size, limit=limit)
+            decode_images(text, size, limit=limit)
     with pytest.raises(ValueError, match="not a whole number of images"):
-        bd.decode_images(bd.encode_images(np.zeros((0, 5, 5), np.uint8)), 5)
+        decode_images(encode_images(np.zeros((0, 5, 5), np.uint8)), 5)
     with pytest.raises(ValueError):
-        bd.decode_images(text + "!", 5)
+        decode_images(text + "!", 5)
     many = np.zeros((65, 5, 5), np.uint8)
-    assert len(bd.decode_images(bd.encode_images(many[:64]), 5)) == 64
+    assert len(decode_images(encode_images(many[:64]), 5)) == 64
     with pytest.raises(ValueError, match="not a whole number of images"):
-        bd.decode_images(bd.encode_images(many), 5)
+        decode_images(encode_images(many), 5)
 
 
 def test_facts_name_the_training_cohorts_and_the_metrics():
@@ -320,7 +321,7 @@ def test_facts_name_the_training_cohorts_and_the_metrics():
         {"name": "ipa", "cohort": "B", "value": 0.129, "ci_low": None, "ci_high": 0.3},
     ]
     card = {**bundle_info()["card"], "disease": "NSCLC"}
-    info = {**bundle_info(), "cohorts": cohorts, "metrics": metrics, "card": card}
+    info = {**bundle_info(), "format_version": 1, "cohorts": cohorts, "metrics": metrics, "card": card}
     facts = bd.Bundle(None, info, {}).facts
     assert facts == [
         "Disease: NSCLC",

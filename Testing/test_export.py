@@ -272,13 +272,14 @@ def test_a_run_needs_the_texts_of_its_own_cohorts(study, tmp_path):
 def test_the_card_of_the_model_that_ships_reads_in_a_clinicians_order():
     info = load_bundle(default_bundle_folder()).info
     text = model_card(info)
+    # With populations the scores stand in the section of each.
     order = ["Research use only", info["card"]["disease"].split(";")[0], "Endpoint", "Time counts from",
-             "Longest horizon", "Contours", "Patients", "Exclusions", "External validation", "Concordance",
-             "Calibration", "Do not use it for", "Licence\n", "Citation"]  # fmt: skip
+             "Longest horizon", "Contours", "Patients", "Exclusions", "External validation", "Calibration",
+             "Do not use it for", "Whom it can be used for", "Concordance", "Licence\n", "Citation"]  # fmt: skip
     places = [text.index(words) for words in order]
     assert places == sorted(places)
     for metric in info["metrics"]:
-        assert f"{metric['value']:.3f} | {metric['ci_low']:.3f} to {metric['ci_high']:.3f}" in text
+        assert f"{metric['value']:.3f} ({metric['ci_low']:.3f} to {metric['ci_high']:.3f})" in text
     for cohort in info["cohorts"]:
         assert f"| {cohort['patients']} | {cohort['events']} | {cohort['slices']} |" in text
 

@@ -945,7 +945,7 @@ def test_a_scene_of_an_earlier_version_is_restored(case, tiny_bundle):
     record = read_record(result)
     for key in ("population", "covariates", "inside_training_range", "volume_cc", "interval_level"):
         del record[key]
-    del record["provenance"]["population"], record["state"]["volume_cc"], record["state"]["covariates"]
+    del record["provenance"]["population"], record["state"]["volume_cc"]
     result.record.SetText(json.dumps(record))
     found = find_result(*case, "GTVp")
     assert found is not None and found.spread_low_series is None and all_results(scene) == [found]

@@ -313,7 +313,8 @@ def test_tumours_in_two_sizes_cover_the_range_and_the_second_is_larger():
 def test_refitted_biases_are_of_highest_likelihood_with_patients_counted_alike(run, store):
     from CNNSurvivalLib.engines import NumpyEngine
     from CNNSurvivalLib.hazards import hazards_from_logits
-    from training_cli import runs, training
+    from training_cli.training import runs
+    from training_cli.training import train as training
 
     cohort, parent = open_store(store), runs.load_run(run)
     examples = training.training_examples(cohort, parent.edges_days, None)

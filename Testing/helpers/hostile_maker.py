@@ -174,10 +174,10 @@ class _Reader:
             path.write_text(re.sub('"weights_sha256": "[0-9a-f]*"', found, text), encoding="utf-8")
 
     def read(self):
-        from CNNSurvivalLib.io.readers import read_case
-
         from CNNSurvivalLib.bundle import load_bundle
-        from CNNSurvivalLib.prediction import predict, to_dict
+        from CNNSurvivalLib.io.read import read_case
+        from CNNSurvivalLib.prediction import predict
+        from CNNSurvivalLib.report.tables import to_dict
 
         if self.target in ("weights", "bundle"):
             bundle = load_bundle(self.folder / "bundle")

@@ -123,9 +123,9 @@ class Departures(Table):
     dropout_from: Literal[1, 2, 3] | None = Field(None, description="1, 2 or 3")
     shared_output: bool | None = Field(None, description="true or false")
     hidden_bias: Number | None = Field(None, description="a number")
+    output_start: PositiveNumber | None = Field(None, description="a number above 0")
     growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="a number, 0 or more")
     refit_biases: bool | None = Field(None, description="true or false")
-    output_start: PositiveNumber | None = Field(None, description="a number above 0")
 
     @property
     def given(self) -> dict:
