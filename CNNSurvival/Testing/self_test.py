@@ -259,6 +259,25 @@ class SelfTest:
         self.assertNotEqual(widget.ui.predictButton.text, texts[0])
         self.assertTrue(widget.ui.predictButton.enabled)
 
+    def test_panelKeepsItsWidth(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.parent.show()
+        try:
+            widths = []
+            for horizons in ("6, 12", "6, 12, 18, 24, 36", "12", "6, 12, 18"):
+                widget.ui.horizonsLineEdit.setText(horizons)
+                widget.ui.predictButton.click()
+                slicer.app.processEvents()
+                widths.append(widget.parent.minimumSizeHint.width())
+                widget.parent.resize(widths[-1], 900)
+        finally:
+            widget.parent.hide()
+        self.assertEqual(widths, widths[:1] * len(widths))
+
     def test_panelShowsErrors(self):
         widget = self.makeWidget()
         _volume, segmentation = self.makeCase()
