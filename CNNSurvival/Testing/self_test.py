@@ -274,6 +274,8 @@ class SelfTest:
                 slicer.app.processEvents()
                 widths.append(widget.parent.minimumSizeHint.width())
                 widget.parent.resize(widths[-1], 900)
+                table = widget.ui.summaryTable
+                self.assertLessEqual(table.horizontalHeader().length(), table.viewport().width)
         finally:
             widget.parent.hide()
         self.assertEqual(widths, widths[:1] * len(widths))
