@@ -118,6 +118,10 @@ class SelfTest:
 
         return list(slicer.util.arrayFromTableColumn(widget._result().curve, "Survival"))
 
+    def seriesOf(self, bundle):
+        """How many series the chart of a prediction has: of the cohort, the curve, the slices and the interval."""
+        return 4 if bundle.population.interval_level is None else 6
+
     def enterAge(self, widget, text):
         edit = widget.patient._edits["age_years"]
         edit.setText(text)
@@ -137,8 +141,10 @@ class SelfTest:
     def test_predict(self):
         import slicer
 
+        from CNNSurvivalLib import bundle
         from CNNSurvivalLib.mrml.results import read_record
 
+        model = bundle.load_bundle(bundle.default_bundle_folder())
         volume, segmentation = self.makeCase()
         steps = []
         result = self.makeLogic().process(
@@ -147,7 +153,7 @@ class SelfTest:
         survival = slicer.util.arrayFromTableColumn(result.curve, "Survival")
         self.assertEqual(survival[0], 1)
         self.assertTrue(all(before >= after for before, after in zip(survival, survival[1:])))
-        self.assertEqual(result.chart.GetNumberOfPlotSeriesNodes(), 4)
+        self.assertEqual(result.chart.GetNumberOfPlotSeriesNodes(), self.seriesOf(model))
         self.assertGreater(result.slices.GetNumberOfRows(), 3)
         self.assertEqual(steps, sorted(steps))
         self.assertIn("18 months", read_record(result)["sentence"])
@@ -252,6 +258,27 @@ class SelfTest:
         self.assertIn("Cancelled", widget.ui.statusLabel.text)
         self.assertNotEqual(widget.ui.predictButton.text, texts[0])
         self.assertTrue(widget.ui.predictButton.enabled)
+
+    def test_panelKeepsItsWidth(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.parent.show()
+        try:
+            widths = []
+            for horizons in ("6, 12", "6, 12, 18, 24, 36", "12", "6, 12, 18"):
+                widget.ui.horizonsLineEdit.setText(horizons)
+                widget.ui.predictButton.click()
+                slicer.app.processEvents()
+                widths.append(widget.parent.minimumSizeHint.width())
+                widget.parent.resize(widths[-1], 900)
+                table = widget.ui.summaryTable
+                self.assertLessEqual(table.horizontalHeader().length(), table.viewport().width)
+        finally:
+            widget.parent.hide()
+        self.assertEqual(widths, widths[:1] * len(widths))
 
     def test_panelShowsErrors(self):
         widget = self.makeWidget()
@@ -440,7 +467,8 @@ class SelfTest:
         self.assertEqual(widget.ui.sentenceLabel.text, sentence)
         self.assertEqual(list(widget._prediction().used), [True, False, True])
         self.assertEqual(widget.ui.slicesTable.rowCount, 3)
-        self.assertEqual(widget._result().chart.GetNumberOfPlotSeriesNodes(), 4)
+        series = self.seriesOf(widget.models.bundle)
+        self.assertEqual(widget._result().chart.GetNumberOfPlotSeriesNodes(), series)
 
     # --- Populations and what is known of the patient
 

@@ -18,7 +18,6 @@ class ResultSection:
         self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
         ui.summaryTable.verticalHeader().hide()
         ui.summaryTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        ui.summaryTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         icon = ui.outsideIconLabel.style().standardIcon(qt.QStyle.SP_MessageBoxWarning)
         ui.outsideIconLabel.setPixmap(icon.pixmap(qt.QSize(ICON_PIXELS, ICON_PIXELS)))
 
@@ -45,6 +44,8 @@ class ResultSection:
         ui.warningsLabel.text = "\n".join(warnings)
         ui.warningsLabel.visible = bool(warnings)
         ui.summaryTable.setMRMLTableNode(result.summary)
+        # Slicer's table fits its columns to their contents whenever the node changes: once more to the table's width.
+        ui.summaryTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         stale = self._stale(result, segmentTime, current)
         ui.staleLabel.text = stale
         ui.staleLabel.visible = bool(stale)
