@@ -257,3 +257,17 @@ def test_an_image_that_is_no_ct_is_refused_unless_forced(sphere, tiny_bundle):
     with pytest.raises(CNNSurvivalError):
         pr.predict(np.maximum(hu, -50), mask, GEOMETRY, tiny_bundle)
     assert pr.predict(np.maximum(hu, -51), mask, GEOMETRY, tiny_bundle).inside_training_range
+
+
+def test_the_percentile_is_that_of_the_image_alone(sphere, tmp_path):
+    """The reference cohort's risks are of images: what is entered beside one does not move the patient among them."""
+    from bundle_maker import bundle_info_2, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report.text import sentence
+
+    bundle = save_bundle(tmp_path / "bundle", bundle_info_2(), random_weights())
+    hu, mask = sphere()
+    image = pr.predict(hu, mask, axial_geometry((3.0, 1.0, 1.0)), bundle)
+    both = pr.revise(image, covariates={"age_years": 85})
+    assert both.risk > image.risk and both.risk_percentile == pytest.approx(image.risk_percentile, abs=1e-9)
+    assert "by the image alone, its risk is higher" in sentence(both) and "alone" not in sentence(image)

@@ -69,7 +69,7 @@ class Prediction:
     slice_risk : ndarray of float64, shape [n]
         The same for each slice.
     risk_percentile : float
-        Percent of the reference cohort with a lower risk.
+        Percent of the reference cohort with a lower risk, by the image alone: the cohort's risks are the image's, too.
     median_survival_days : float or None
         None where S stays above 0.5.
     rmst_days, rmst_horizon_days : float
@@ -290,7 +290,7 @@ def aggregate(
         horizon_survival=survival_at(survival, edges, np.array(horizons_months) * MONTH_DAYS),
         risk=risk,
         slice_risk=slice_risk,
-        risk_percentile=bundle.population.risk_percentile(risk),
+        risk_percentile=bundle.population.risk_percentile(_image_risk(bundle, hazards[used], risk, shift)),
         median_survival_days=median_survival(survival, edges),
         rmst_days=restricted_mean_survival(survival, edges),
         rmst_horizon_days=float(edges[-1]),
@@ -361,6 +361,14 @@ def _measures(slices: RankedSlices, covariates: Mapping) -> dict:
     """The values that a population may have ranges for."""
     size = {"largest_area_px": float(slices.area_px.max()), "mean_intensity": float(slices.mean_intensity.mean())}
     return {**size, "volume_cc": slices.volume_cc, **covariates}
+
+
+def _image_risk(bundle: Bundle, hazards: np.ndarray, risk: float, shift: float) -> float:
+    """The risk without the covariates; hazards: of the used slices, of the image alone."""
+    if shift == 0:
+        return risk
+    survival = survival_function(hazards).mean(axis=0)
+    return 1 - float(survival_at(survival, bundle.edges_days, bundle.risk_time_days))
 
 
 def _interval(bundle: Bundle, hazards: np.ndarray, shift: float, covariates: Mapping) -> tuple:

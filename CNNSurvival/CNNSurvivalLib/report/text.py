@@ -16,13 +16,14 @@ def sentence(prediction: Prediction) -> str:
     low, high = interval_at(p, p.bundle.risk_time_days)
     level = p.population.interval_level
     interval = "" if low is None else f" ({level:.0%} interval of this average {low:.0%} to {high:.0%})"
+    by = "by the image alone, " if p.covariates else ""
     given = f" ({covariates_text(p)})" if p.covariates else ""
     mark = "" if p.inside_training_range else "OUTSIDE what the model learned from. "
     # A bundle of version 1 does not name its population.
     of = "" if p.population.title == p.population.reference_label else f"{p.population.title}: "
     return (
         f"{mark}{of}{'the' if of else 'The'} model expects {1 - p.risk:.0%}{interval} of patients with such a tumour"
-        f"{given} to be alive at {months:g} months; its risk is higher than that of {p.risk_percentile:.0f}% of the "
+        f"{given} to be alive at {months:g} months; {by}its risk is higher than that of {p.risk_percentile:.0f}% of the "
         f"reference cohort ({p.population.reference_label})."
     )
 
