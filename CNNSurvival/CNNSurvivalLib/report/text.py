@@ -21,11 +21,9 @@ def sentence(prediction: Prediction) -> str:
     mark = "" if p.inside_training_range else "OUTSIDE what the model learned from. "
     # A bundle of version 1 does not name its population.
     of = "" if p.population.title == p.population.reference_label else f"{p.population.title}: "
-    return (
-        f"{mark}{of}{'the' if of else 'The'} model expects {1 - p.risk:.0%}{interval} of patients with such a tumour"
-        f"{given} to be alive at {months:g} months; {by}its risk is higher than that of {p.risk_percentile:.0f}% of the "
-        f"reference cohort ({p.population.reference_label})."
-    )
+    alive = f"{1 - p.risk:.0%}{interval} of patients with such a tumour{given} to be alive at {months:g} months"
+    higher = f"its risk is higher than that of {p.risk_percentile:.0f}% of the reference cohort"
+    return f"{mark}{of}{'the' if of else 'The'} model expects {alive}; {by}{higher} ({p.population.reference_label})."
 
 
 def interval_at(prediction: Prediction, days: float) -> tuple[float | None, float | None]:
