@@ -64,6 +64,7 @@ class Card(Table):
     limitations: OptionalTexts = None
     citation: OptionalTexts = None
     changes: OptionalTexts = None
+    checklists: dict[str, dict[str, str]] = Field({}, description="tables such as [checklists.claim]")
     cohorts: Cohorts = Field(Cohorts(), description="tables such as [cohorts.pretraining]")
 
     def cohort(self, role: str) -> CohortTexts:
@@ -124,6 +125,7 @@ def card_info(
         "calibration": " ".join(filter(None, calibrated)) or "Not assessed",
         "out_of_scope": OUT_OF_SCOPE if card.out_of_scope is None else card.out_of_scope,
         "limitations": [*performance_limits(metrics), *(card.limitations or []), *own],
+        **({"checklists": card.checklists} if card.checklists else {}),
         "citation": [*CITATION, *(text for text in card.citation or [] if text not in CITATION)],
     }
 
