@@ -237,14 +237,17 @@ def test_rows_of_a_manifest_have_their_population_and_covariates(batch, case, tw
     model = ("--model", two_populations.folder)
     code, out, _, done, failed = batch(rows, *model)
     assert code == 3 and "Population: Patients from here (the model's default" in out
-    assert [(row["patient_id"], row["population"]) for row in done] == [("a", "here"), ("b", "here"), ("c", "there")]
-    assert [row["covariates"] for row in done] == ["", "age 60 years, N stage N1", ""]
-    assert "no population 'nowhere'" in failed[0]["reason"] and "18 to 110" in failed[1]["reason"]
+    found = [(row["patient_id"], row["population"]) for row in done]
+    assert found == [("a", "here"), ("b", "here"), ("c", "there"), ("e", "here")]
+    assert [row["covariates"] for row in done] == ["", "age 60 years, N stage N1", "", ""]
+    assert len(failed) == 1 and "no population 'nowhere'" in failed[0]["reason"]
+    # An impossible age does not cost the prediction: the image is enough, and the warning says so.
+    assert "18 to 110" in done[3]["warnings"] and "It was left out." in done[3]["warnings"]
     assert float(done[2]["risk_18m"]) < float(done[0]["risk_18m"])
     # For all rows that do not say: with the command line
     code, _, err, done, _ = batch(rows, *model, "--population", "there", "--age", "70", "--hpv", "+")
-    assert [row["population"] for row in done] == ["there", "here", "there"]
-    assert [row["covariates"] for row in done] == ["age 70 years", "age 60 years, N stage N1", "age 70 years"]
+    assert [row["population"] for row in done] == ["there", "here", "there", "there"]
+    assert [row["covariates"] for row in done] == ["age 70 years", "age 60 years, N stage N1", "age 70 years", ""]
     assert err.count("hpv was not used") == 1
     code, _, err, done, failed = batch(rows, *model, "--population", "nowhere")
     assert code == 2 and "no population 'nowhere'" in err

@@ -116,6 +116,9 @@ def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple
             known.update(bundle.population.read({name: value}))
         except UsageError as error:
             notes.append(f"{error} It was left out.")
+            for each in bundle.population.covariates:  # nor does the value for all cases stand in for it
+                if name.strip().casefold() in {known_as.casefold() for known_as in each.names}:
+                    known.pop(each.name, None)
     return known, tuple(notes)
 
 
