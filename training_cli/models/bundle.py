@@ -26,7 +26,7 @@ from CNNSurvivalLib.network import GREY_SCALE
 
 from ..cohort.store import REJECTED_FILE, Store, preprocessing_info
 from ..training.runs import MAX_SLICES, Run, patient_survival, patients_sha256, risk_at
-from .card import TEST, Card, card_info, number
+from .card import TEST, Card, CohortTexts, card_info, number
 from .model_card import CARD_FILE, model_card
 from .self_test import self_test_images
 
@@ -100,13 +100,7 @@ def export_bundle(
             run, [reference_store, *training_stores], list(metrics_rows), card, test_store, metrics_cohort,
             calibration, max_slices,
         )  # fmt: skip
-    changes = card.changes or [f"{version}: first version"]
-    created = card.created or datetime.date.today().isoformat()
-    info = {"name": name, "title": title, "version": version, "changes": changes, "created": created, **info}
-    bundle = save_bundle(ensure_output_folder(output), info, run.weights)
-    with atomic_write(bundle.folder / CARD_FILE) as stream:
-        stream.write(model_card(bundle.info))
-    return bundle
+    return _save(output, run, card, name, title, version, info)
 
 
 def export_populations(
@@ -146,21 +140,24 @@ def export_populations(
     """
     _check_same_slices(run, pretrain_store, *stores.values())
     _check_other_model(output, name)
-    metrics = [{**row, "cohort": row["cohort"]} for entry in entries for row in entry["metrics"]]
     with threadpool_limits(limits=1, user_api="blas"):
         info = _bundle_info(run, [pretrain_store], [], card, None, None, None, max_slices)
     del info["reference_cohort"], info["input_ranges"]
-    pretrained = info["cohorts"]
-    info["cohorts"] = [*pretrained, *_population_cohorts(card, stores, pretrain_store, max_slices)]
-    info["metrics"] = [{key: row.get(key) for key in METRIC_KEYS} for row in metrics]
+    info["cohorts"] = [*info["cohorts"], *_population_cohorts(card, stores, pretrain_store, max_slices)]
+    info["metrics"] = [{key: row.get(key) for key in METRIC_KEYS} for entry in entries for row in entry["metrics"]]
     texts = card_info(card, [], None, None, False)
     limits = [text for text in texts["limitations"] if text != "How well it predicts was not measured"]
     info["card"] = {**texts, "limitations": limits}
+    populations = {"populations": list(entries), "default_population": default, "sanity": list(sanity)}
+    return _save(output, run, card, name, title, version, {**info, **populations})
+
+
+def _save(output, run: Run, card: Card, name: str, title: str, version: str, info: dict) -> Bundle:
+    """Write the bundle and its card; as loaded back."""
     changes = card.changes or [f"{version}: first version"]
     created = card.created or datetime.date.today().isoformat()
     head = {"name": name, "title": title, "version": version, "changes": changes, "created": created}
-    populations = {"populations": list(entries), "default_population": default, "sanity": list(sanity)}
-    bundle = save_bundle(ensure_output_folder(output), {**head, **info, **populations}, run.weights)
+    bundle = save_bundle(ensure_output_folder(output), {**head, **info}, run.weights)
     with atomic_write(bundle.folder / CARD_FILE) as stream:
         stream.write(model_card(bundle.info))
     return bundle
@@ -172,17 +169,22 @@ def _population_cohorts(card: Card, stores: Mapping[str, Store], pretrain_store:
     for name, store in stores.items():
         if store.sha256 == pretrain_store.sha256:
             continue
-        texts = card.cohort(name)
-        cohorts.append({
-            "name": texts.name,
-            "use": texts.use or f"calibration of the population '{name}', and its test, each patient held out in turn",
-            "patients": len(store.patients),
-            "events": int(store.event.sum()),
-            "slices": sum(len(store.rows(patient, max_slices)) for patient in store.patient_ids),
-            **texts.origin,
-            "exclusions": texts.exclusions or _excluded(store) or "None",
-        })  # fmt: skip
+        use = f"calibration of the population '{name}', and its test, each patient held out in turn"
+        cohorts.append(_whole_cohort(card.cohort(name), use, store, max_slices))
     return cohorts
+
+
+def _whole_cohort(texts: CohortTexts, use: str, store: Store, max_slices: int) -> dict:
+    """A cohort of the bundle of which each patient's best slices were scored. use: where the card does not say it."""
+    return {
+        "name": texts.name,
+        "use": texts.use or use,
+        "patients": len(store.patients),
+        "events": int(store.event.sum()),
+        "slices": sum(len(store.rows(patient, max_slices)) for patient in store.patient_ids),
+        **texts.origin,
+        "exclusions": texts.exclusions or _excluded(store) or "None",
+    }
 
 
 def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, calibration, max_slices) -> dict:
@@ -259,16 +261,7 @@ def _cohorts(run: Run, stores: list[Store], card: Card, test_store: Store | None
             "exclusions": ". ".join(filter(None, [texts.exclusions or excluded, kept])),
         })  # fmt: skip
     if test_store is not None:
-        texts = card.cohort(TEST)
-        cohorts.append({
-            "name": texts.name,
-            "use": texts.use or "test; not used for training",
-            "patients": len(test_store.patients),
-            "events": int(test_store.event.sum()),
-            "slices": sum(len(test_store.rows(patient, max_slices)) for patient in test_store.patient_ids),
-            **texts.origin,
-            "exclusions": texts.exclusions or _excluded(test_store) or "None",
-        })  # fmt: skip
+        cohorts.append(_whole_cohort(card.cohort(TEST), "test; not used for training", test_store, max_slices))
     return cohorts
 
 

@@ -187,44 +187,40 @@ class TransferCrossValidation(Table):
     seeds: list[WholeNumberOr0] = Field([2020], min_length=1, description="a list of whole numbers")
 
 
-class TransferFile(Table):
-    """A study of one network and several populations, with [[population]] tables."""
+class AnyStudyFile(Table):
+    """What a study's file holds, of whatever kind it is."""
 
     title: Text
     card: Text
     data: Data = Field(description="a table, [data]")
     pretrain: Cohort = Field(description="a table, [pretrain]")
+    seed: WholeNumberOr0 = 2020
+    horizons_days: list[PositiveNumber] = Field(
+        [EIGHTEEN_MONTHS_DAYS], min_length=1, description="a list of numbers of days above 0"
+    )
+    bootstrap: WholeNumberOr0 = 1000
+
+
+class TransferFile(AnyStudyFile):
+    """A study of one network and several populations, with [[population]] tables."""
+
     network: Network = Field(description="a table, [network]")
     population: list[PopulationCohort] = Field(min_length=1, description="tables, [[population]] each")
     sanity_tumours: WholeNumberOr0 = 0  # of each cohort, to try growth, contours and turns on
     crossvalidation: TransferCrossValidation = Field(
         TransferCrossValidation(), description="a table, [crossvalidation]"
     )
-    seed: WholeNumberOr0 = 2020
-    horizons_days: list[PositiveNumber] = Field(
-        [EIGHTEEN_MONTHS_DAYS], min_length=1, description="a list of numbers of days above 0"
-    )
-    bootstrap: WholeNumberOr0 = 1000
 
 
-class StudyFile(Table):
-    """What the file holds."""
+class StudyFile(AnyStudyFile):
+    """A study of one fine-tuning cohort, with [[network]] tables."""
 
-    title: Text
-    card: Text
-    data: Data = Field(description="a table, [data]")
-    pretrain: Cohort = Field(description="a table, [pretrain]")
     finetuning: FinetuningCohort = Field(description="a table, [finetuning]")
     network: list[Network] = Field(description="tables, [[network]] each")
     crossvalidation: CrossValidation = Field(CrossValidation(), description="a table, [crossvalidation]")
     baselines: list[Annotated[str, AfterValidator(_known_baseline)]] = Field(
         list(BASELINES), description=f"a list of some of {', '.join(BASELINES)}"
     )
-    seed: WholeNumberOr0 = 2020
-    horizons_days: list[PositiveNumber] = Field(
-        [EIGHTEEN_MONTHS_DAYS], min_length=1, description="a list of numbers of days above 0"
-    )
-    bootstrap: WholeNumberOr0 = 1000
 
 
 class _OnDisk:

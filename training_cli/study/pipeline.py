@@ -17,7 +17,6 @@ patients are used in one stage, ``_test``, after everything else is fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,18 +25,17 @@ import pandas as pd
 
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 
-from ..cohort import prepare
 from ..cohort.clinical import read_clinical
 from ..cohort.splits import split_patients
-from ..cohort.store import STORE_FILE, Store, open_store
+from ..cohort.store import Store
 from ..evaluation import baselines, crossvalidation, metrics
 from ..models.bundle import export_bundle
 from ..models.card import Card, read_card
 from ..training import train as training
 from ..training.runs import Run, patient_survival, risk_at, risk_column
 from .config import Departures, Network, Study
+from .workspace import Log, Workspace
 
-Log = Callable[[str], None]
 FINETUNE, TEST = "finetune", "test"
 SPLIT_COLUMNS = ("patient_id", "part", "usable")
 METRIC_COLUMNS = ("model", "metric", "horizon_days", "value", "ci_low", "ci_high")
@@ -45,21 +43,14 @@ DIFFERENCE_COLUMNS = ("model", "against", "metric", "horizon_days", "value", "ci
 
 
 @dataclass(frozen=True)
-class StudyWorkspace:
-    """A study and where its results lie."""
+class StudyWorkspace(Workspace):
+    """A study of one fine-tuning cohort and where its results lie."""
 
     study: Study
-    folder: Path
-    jobs: int
-    log: Log
-
-    @cached_property
-    def pretrain_store(self) -> Store:
-        return open_store(self.folder / "stores" / "pretrain")
 
     @cached_property
     def finetuning_store(self) -> Store:
-        return open_store(self.folder / "stores" / "finetuning")
+        return self.store("finetuning")
 
     @cached_property
     def split(self) -> pd.DataFrame:
@@ -69,15 +60,6 @@ class StudyWorkspace:
         """The usable patients of one part of the fine-tuning cohort."""
         chosen = self.split[(self.split["part"] == part) & (self.split["usable"] == 1)]
         return self.finetuning_store.part(chosen["patient_id"])
-
-    @property
-    def horizon(self) -> float:
-        """The first of the horizons: where networks are compared and chosen."""
-        return float(self.study.horizons_days[0])
-
-    @property
-    def max_slices(self) -> int:
-        return self.study.data.max_slices
 
 
 @dataclass(frozen=True)
@@ -130,14 +112,7 @@ def _prepare(workspace: StudyWorkspace) -> None:
     """Cut the slices of both cohorts."""
     study = workspace.study
     for name, cohort in (("pretrain", study.pretrain), ("finetuning", study.finetuning)):
-        store = workspace.folder / "stores" / name
-        if (store / STORE_FILE).is_file():
-            continue
-        workspace.log(f"Preparing {cohort.label}")
-        prepare.prepare(
-            study.manifest, store, study.data.preprocessing, clinical=study.clinical, where=cohort.where,
-            jobs=workspace.jobs, log=workspace.log,
-        )  # fmt: skip
+        workspace.prepare(name, cohort, study.manifest)
 
 
 def _split(workspace: StudyWorkspace) -> None:

@@ -14,9 +14,7 @@ holding out each value of ``hold_out`` (a hospital) or each fold. What ships is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +23,8 @@ import pandas as pd
 from CNNSurvivalLib.bundle import Bundle
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
 
-from ..cohort import prepare
 from ..cohort.splits import stratified_folds
-from ..cohort.store import STORE_FILE, Store, open_store
+from ..cohort.store import Store
 from ..evaluation import baselines, finetuning, metrics
 from ..models import populations, sanity
 from ..models.bundle import export_populations
@@ -37,42 +34,29 @@ from ..training import last_layer
 from ..training import train as training
 from ..training.runs import Run, risk_column
 from .config import PopulationCohort, TransferStudy
+from .workspace import Log, Workspace
 
-Log = Callable[[str], None]
 GROUP_COLUMNS = ("model", "group", "patients", "deaths", "concordance", "ipa")
 METRIC_COLUMNS = ("predictor", "name", "horizon_days", "value", "ci_low", "ci_high")
 AREA = "largest area"
 
 
 @dataclass(frozen=True)
-class TransferWorkspace:
+class TransferWorkspace(Workspace):
     """A study with populations and where its results lie."""
 
     study: TransferStudy
-    folder: Path
-    jobs: int
-    log: Log
-
-    @cached_property
-    def pretrain_store(self) -> Store:
-        return open_store(self.folder / "stores" / "pretrain")
 
     def store_of(self, population: PopulationCohort) -> Store:
-        if population.pretraining:
-            return self.pretrain_store
-        return open_store(self.folder / "stores" / population.name)
+        return self.pretrain_store if population.pretraining else self.store(population.name)
 
     @property
     def settings(self) -> training.Settings:
         return replace(training.PAPER, **{"seed": self.study.seed, **self.study.network.pretrain.given})
 
     @property
-    def horizon(self) -> float:
-        return float(self.study.horizons_days[0])
-
-    @property
-    def max_slices(self) -> int:
-        return self.study.data.max_slices
+    def finetune_settings(self) -> training.Settings:
+        return replace(training.FINETUNE, seed=self.study.seed)
 
 
 @dataclass(frozen=True)
@@ -139,15 +123,10 @@ def transfer(study: TransferStudy, folder, jobs: int = 1, log: Log = print) -> T
 
 def _prepare(workspace: TransferWorkspace) -> None:
     study = workspace.study
-    wanted = [("pretrain", study.pretrain, study.manifest)]
-    wanted += [(each.name, each, study.manifest_of(each)) for each in study.population if not each.pretraining]
-    for name, cohort, manifest in wanted:
-        store = workspace.folder / "stores" / name
-        if not (store / STORE_FILE).is_file():
-            workspace.log(f"Preparing {cohort.label}")
-            clinical = study.clinical if manifest == study.manifest else None
-            prepare.prepare(manifest, store, study.data.preprocessing, clinical=clinical, where=cohort.where,
-                            jobs=workspace.jobs, log=workspace.log)  # fmt: skip
+    workspace.prepare("pretrain", study.pretrain, study.manifest)
+    for population in study.population:
+        if not population.pretraining:
+            workspace.prepare(population.name, population, study.manifest_of(population))
 
 
 def _folds(workspace: TransferWorkspace, seed: int) -> np.ndarray:
@@ -198,18 +177,20 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
         held_out, divisions, seeds = _held_out_of_pretraining(workspace, networks)
         layer: dict = {"offset": populations.fit_shift(held_out)}
     else:
-        parent = Run(run.folder, run.info, run.weights)
-        comparison = finetuning.compare(parent, store, replace(training.FINETUNE, seed=workspace.study.seed),
-                                        max_slices=workspace.max_slices, horizon_days=workspace.horizon)  # fmt: skip
+        comparison = finetuning.compare(run, store, workspace.finetune_settings, max_slices=workspace.max_slices,
+                                        horizon_days=workspace.horizon)  # fmt: skip
         groups = _groups(workspace, population, store)
-        held_out, layer = _adapted(workspace, parent, store, population, comparison, groups)
+        held_out, layer = _adapted(workspace, run, store, population, comparison, groups)
         divisions = [groups]
     area = np.log(store.patients["largest_area_px"].to_numpy(float))
     with metrics.warnings_told(workspace.log):
         rows = populations.compare_terms(held_out, values, divisions, workspace.horizon, workspace.study.bootstrap,
                                          workspace.study.seed, {AREA: area})  # fmt: skip
-    by_group = _by_group(workspace, population, store, run, held_out, values, divisions[0], area)
-    rows += _within_groups(workspace, held_out, values, divisions[0], area)
+    ways = populations.predictors(values, {AREA: area})
+    risks = {name: populations.crossvalidated_risks(held_out, fit, given, divisions[0], workspace.horizon, no_image)
+             for name, (fit, given, no_image) in ways.items()}  # fmt: skip
+    by_group = _by_group(workspace, population, store, run, risks, divisions[0])
+    rows += _within_groups(workspace, held_out, {**risks, AREA: area}, divisions[0])  # a rank needs no fit
     sites = divisions[0] if population.hold_out is not None else None
     interval, coverage = _interval(workspace, held_out, variance, sites)
     table = pd.DataFrame(rows)[list(METRIC_COLUMNS)]
@@ -243,22 +224,26 @@ def _sanity(workspace: TransferWorkspace, run: Run) -> list[dict]:
 def _held_out_of_pretraining(workspace: TransferWorkspace, networks):
     """(scores of the first seed, its division, a row of metrics for each seed)."""
     store, plan = workspace.pretrain_store, workspace.study.crossvalidation
-    ids, rows, first = np.array(store.patient_ids), [], None
+    rows, first = [], None
     for seed in plan.seeds:
-        fold_of, logits = _folds(workspace, seed), {}
-        for fold in range(plan.folds):
-            part = store.part(ids[fold_of == fold])
-            run = networks[seed, fold]
-            found = populations.cohort_scores(run.weights, part, run.edges_days, workspace.max_slices)
-            for number, patient in enumerate(part.patient_ids):
-                logits[patient] = found.logits[number][found.used[number] > 0]
-        scores = populations.scores_of(
-            store.patient_ids, [logits[patient] for patient in store.patient_ids], store.time, store.event,
-            networks[plan.seeds[0], 0].edges_days,
-        )  # fmt: skip
+        fold_of = _folds(workspace, seed)
+        weights_of = {fold: networks[seed, fold].weights for fold in range(plan.folds)}
+        scores = _scores_by_group(workspace, store, fold_of, weights_of, networks[plan.seeds[0], 0].edges_days)
         first = scores if first is None else first
         rows.append({"seed": seed, **_summary(workspace, scores, fold_of)})
     return first, [_folds(workspace, seed) for seed in plan.seeds], pd.DataFrame(rows)
+
+
+def _scores_by_group(workspace: TransferWorkspace, store: Store, groups, weights_of: dict, edges) -> Scores:
+    """Scores of all patients, each group's by its own weights. weights_of: group -> weights fitted without it."""
+    ids, logits = np.array(store.patient_ids), {}
+    for group, weights in weights_of.items():
+        part = store.part(ids[groups == group])
+        found = populations.cohort_scores(weights, part, edges, workspace.max_slices)
+        for number, patient in enumerate(part.patient_ids):
+            logits[patient] = found.logits[number][found.used[number] > 0]
+    of_all = [logits[patient] for patient in store.patient_ids]
+    return populations.scores_of(store.patient_ids, of_all, store.time, store.event, edges)
 
 
 def _summary(workspace: TransferWorkspace, scores: Scores, fold_of: np.ndarray) -> dict:
@@ -282,19 +267,14 @@ def _groups(workspace: TransferWorkspace, population: PopulationCohort, store: S
 def _adapted(workspace, parent: Run, store: Store, population: PopulationCohort, comparison, groups):
     """(scores of each group by a last layer fitted on the others, the entry's layer fitted on all)."""
     features = last_layer.cohort_features(parent.weights, store, parent.edges_days, workspace.max_slices)
-    ids, logits = np.array(store.patient_ids), {}
+    ids, weights_of = np.array(store.patient_ids), {}
     for group in np.unique(groups):
         inside = groups == group
         # How much to learn is chosen without the group, too.
         learn = _learn(workspace, population, parent, store.part(ids[~inside]))
         workspace.log(f"  without {group}: {learn}")
-        fitted = last_layer.fit(parent.weights, features.part(~inside), learn, workspace.study.seed)
-        part = store.part(ids[inside])
-        found = populations.cohort_scores(fitted.weights, part, parent.edges_days, workspace.max_slices)
-        for number, patient in enumerate(part.patient_ids):
-            logits[patient] = found.logits[number][found.used[number] > 0]
-    held_out = populations.scores_of(store.patient_ids, [logits[p] for p in store.patient_ids], store.time,
-                                     store.event, parent.edges_days)  # fmt: skip
+        weights_of[group] = last_layer.fit(parent.weights, features.part(~inside), learn, workspace.study.seed).weights
+    held_out = _scores_by_group(workspace, store, groups, weights_of, parent.edges_days)
     learn = population.learn if population.learn != "auto" else _chosen(comparison)
     workspace.log(f"  of all patients: {learn}")
     return held_out, _layer(parent.weights, last_layer.fit(parent.weights, features, learn, workspace.study.seed))
@@ -304,9 +284,8 @@ def _learn(workspace, population: PopulationCohort, parent: Run, store: Store) -
     """How much these patients' deaths allow to learn."""
     if population.learn != "auto":
         return population.learn
-    settings = replace(training.FINETUNE, seed=workspace.study.seed)
-    return _chosen(finetuning.compare(parent, store, settings, finetuning.CHOOSABLE, max_slices=workspace.max_slices,
-                                      horizon_days=workspace.horizon))  # fmt: skip
+    return _chosen(finetuning.compare(parent, store, workspace.finetune_settings, finetuning.CHOOSABLE,
+                                      max_slices=workspace.max_slices, horizon_days=workspace.horizon))  # fmt: skip
 
 
 def _chosen(comparison: pd.DataFrame) -> str:
@@ -323,13 +302,10 @@ def _layer(weights: dict, fitted: last_layer.Fit) -> dict:
     return {"last_layer": {"weight": weight.tolist(), "bias": after.tolist()}}
 
 
-def _by_group(workspace, population, store: Store, run: Run, held_out: Scores, values, groups, area) -> pd.DataFrame:
-    """Concordance and IPA of every model within each group, each fitted on the other groups."""
-    ways = populations.predictors(values, {AREA: area})
-    risks = {name: populations.crossvalidated_risks(held_out, fit, given, groups, workspace.horizon, no_image)
-             for name, (fit, given, no_image) in ways.items()}  # fmt: skip
+def _by_group(workspace, population, store: Store, run: Run, risks: dict, groups) -> pd.DataFrame:
+    """Concordance and IPA of every model within each group, each fitted on the other groups. risks: by model."""
     if population.baselines:
-        risks.update(_baselines(workspace, population, store, run, groups))
+        risks = {**risks, **_baselines(workspace, population, store, run, groups)}
     rows = []
     for name, risk in risks.items():
         within = []
@@ -348,17 +324,14 @@ def _by_group(workspace, population, store: Store, run: Run, held_out: Scores, v
     return pd.DataFrame(rows, columns=GROUP_COLUMNS)
 
 
-def _within_groups(workspace, held_out: Scores, values, groups, area) -> list[dict]:
+def _within_groups(workspace, held_out: Scores, orders: dict, groups) -> list[dict]:
     """Concordance within groups, which no level of a group or a network can move: image, area, both with covariates.
 
-    Resampled within the groups. The mean over groups is weighted by their patients.
+    Resampled within the groups. The mean over groups is weighted by their patients. orders: what ranks the patients,
+    by model.
     """
-    ways = populations.predictors(values, {AREA: area})
-    orders = {name: populations.crossvalidated_risks(held_out, fit, given, groups, workspace.horizon, no_image)
-              for name, (fit, given, no_image) in ways.items()}  # fmt: skip
-    orders[AREA] = area  # its rank needs no fit
     pairs = [("image", AREA)]
-    pairs += [("image and clinical", other) for other in ("image", "clinical")] if values else []
+    pairs += [("image and clinical", other) for other in ("image", "clinical")] if "clinical" in orders else []
     found = {name: _mean_concordance(workspace, held_out, order, groups) for name, order in orders.items()}
     rows = [_interval_row(workspace, f"{name}, within groups", *one) for name, one in found.items()]
     for one, other in pairs:
