@@ -1,6 +1,7 @@
 """Populations: shifts of the hazards, covariates, uncertainty; and their fits, on patients whose truth is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -300,6 +301,26 @@ def test_patients_without_the_covariate_keep_the_images_risk():
     assert both[:30] == pytest.approx(image[:30], abs=1e-12) and not np.allclose(both[30:], image[30:])
 
 
+def test_no_outcome_of_a_group_reaches_its_own_risk():
+    """Where levels were fitted without a group, a shift fitted on the others' held-out scores would bring the group's
+    outcomes back: those scores come from fits that have seen them."""
+    scores, _ = cohort(patients=200, shift=0.0, age_effect=0.0)
+    groups = np.repeat(["north", "south", "west", "east"], 50)
+    north = groups == "north"
+
+    def risks(of):
+        without = {g: of.shifted(fitting.fit_shift(of.part(groups != g))) for g in np.unique(groups)}
+        held_out = fitting.joined({g: each.part(groups == g) for g, each in without.items()}, groups)
+        assert held_out.patient_ids == of.patient_ids
+        right = fitting.crossvalidated_risks(held_out, fitting.shift_only, {}, groups, scores_without=without)
+        return right, fitting.crossvalidated_risks(held_out, fitting.shift_only, {}, groups)
+
+    all_die = replace(scores, event=scores.event | north)
+    (right, wrong), (right_then, wrong_then) = risks(scores), risks(all_die)
+    assert right_then[north] == pytest.approx(right[north], abs=1e-12)
+    assert np.mean(wrong_then[north] - wrong[north]) < -0.02 and np.all(wrong_then[north] < wrong[north])
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     """40 cohorts from one truth: the 95 % interval holds it at least as often (it counts the slope's error, too, which
     is 0 here), and one of a third of its width does not."""
@@ -370,5 +391,7 @@ def test_reference_cohort_is_what_a_bundle_takes():
     scores, _ = cohort(patients=100)
     entry = fitting.reference_cohort(scores, "100 patients", 547.875)
     curve = entry["kaplan_meier"]
-    assert curve["time_days"][0] == 0 and curve["survival"][0] == 1 and curve["time_days"][-1] == scores.time.max()
+    assert curve["time_days"][0] == 0 and curve["survival"][0] == 1
+    assert np.diff(curve["time_days"]) == pytest.approx(30.4375)  # monthly: of nobody's own time
+    assert not set(curve["time_days"]) & set(scores.time.tolist())
     assert len(entry["risk_quantiles"]) == 101

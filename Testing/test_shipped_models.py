@@ -42,6 +42,13 @@ def ball(radius_mm, texture=0, offset=40):
     return hu.astype(np.int16), mask.astype(np.uint8), axial_geometry(spacing)
 
 
+def test_a_population_knows_whom_it_was_calibrated_on_but_nobodys_time(population):
+    info = population.population.info
+    assert len(info["patients_sha256"]) == info["patients"]
+    months = np.array(info["reference_cohort"]["kaplan_meier"]["time_days"]) / 30.4375
+    assert months == pytest.approx(np.arange(len(months)))
+
+
 @pytest.mark.parametrize("texture, offset", [(0, 40), (1, 20), (2, 60), (3, 0)])
 def test_a_tumour_does_not_get_safer_by_growing(population, texture, offset):
     low, high = np.sqrt(np.array(population.population.ranges["largest_area_px"]) / np.pi)

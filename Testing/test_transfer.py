@@ -7,7 +7,10 @@ from CNNSurvivalLib.bundle import load_bundle
 from CNNSurvivalLib.errors import UsageError
 from cohort_maker import make_images
 from training_cli.cli import main
+from training_cli.cohort.store import open_store
+from training_cli.evaluation.evaluate import network_for
 from training_cli.study.config import read_study
+from training_cli.training.runs import check_not_learned_from, patients_sha256
 
 for package in ("torch", "lightning", "sksurv", "jinja2"):
     pytest.importorskip(package)
@@ -107,6 +110,16 @@ def test_each_hospital_is_held_out_and_every_patient_is_predicted_once(work):
     groups = pd.read_csv(work / "populations" / "second" / "by_group.csv")
     assert {"north", "south", "all", "mean within groups"} == set(groups["group"])
     assert {"image", "largest area", "outputs (baseline)"} <= set(groups["model"])
+
+
+def test_a_population_knows_whom_it_was_calibrated_on(work):
+    """So that ``evaluate`` can refuse to score it on them."""
+    store = open_store(work / "stores" / "second")
+    bundle = load_bundle(work / "models" / "made-up")
+    asked = network_for(str(bundle.folder), "second")
+    with pytest.raises(UsageError, match=f"learned from {len(store.patient_ids)} of the"):
+        check_not_learned_from(asked, store)
+    assert set(asked.bundle.population.info["patients_sha256"]) == set(patients_sha256(store.patient_ids))
 
 
 def test_the_report_has_every_population(work):

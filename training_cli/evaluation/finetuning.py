@@ -84,8 +84,8 @@ def finetune(
     features = last_layer.cohort_features(parent.weights, store, parent.edges_days, max_slices)
     found = last_layer.fit(parent.weights, features, learn, settings.seed)
     log(_said(found, last_layer.loss(parent.weights, features)))
-    examples = train.training_examples(store, parent.edges_days, None)
-    info = {**plan, **train.outcome_of(examples, [found.loss], store), "learned": learn, "converged": found.converged,
+    outcome = train.outcome_of(len(features.values), features.patients, [found.loss], store)
+    info = {**plan, **outcome, "learned": learn, "converged": found.converged,
             "reach": found.reach, "comparison": None if table is None else table.to_dict("records")}  # fmt: skip
     return save_run(output, info, found.weights)
 
@@ -155,10 +155,10 @@ def _crossvalidated(parent: Run, store: Store, features, kind, fold_of, settings
 
 def _judged(weights: dict, part, edges, horizon_days: float) -> tuple[np.ndarray, np.ndarray]:
     """(loss, risk at the horizon) of each patient, the mean over slices."""
-    logits = part.values @ weights["output.weight"].T.astype(np.float64) + weights["output.bias"]
-    each = last_layer.negative_log_likelihood(logits, part.survived[part.owner], part.died[part.owner])
+    logits = last_layer.logits_of(weights, part)
     risk = 1 - survival_at(survival_function(hazards_from_logits(logits)), edges, horizon_days)
-    return tuple(np.bincount(part.owner, part.weight * values, minlength=part.patients) for values in (each, risk))
+    of_patients = np.bincount(part.owner, part.weight * risk, minlength=part.patients)
+    return last_layer.patient_losses(part, logits), of_patients
 
 
 def described(table: pd.DataFrame) -> list[str]:

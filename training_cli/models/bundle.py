@@ -169,7 +169,7 @@ def _population_cohorts(card: Card, stores: Mapping[str, Store], pretrain_store:
     for name, store in stores.items():
         if store.sha256 == pretrain_store.sha256:
             continue
-        use = f"calibration of the population '{name}', and its test, each patient held out in turn"
+        use = f"calibration of the population '{name}', and its test, each fold or hospital held out in turn"
         cohorts.append(_whole_cohort(card.cohort(name), use, store, max_slices))
     return cohorts
 

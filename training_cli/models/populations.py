@@ -30,6 +30,7 @@ from CNNSurvivalLib.populations import Covariate, patient_score
 from ..cohort.store import Store
 from ..training.last_layer import OFFSET_SD, TREND_SD
 from ..training.runs import MAX_SLICES
+from .bundle import monthly_kaplan_meier
 
 # The prior of a coefficient, per standard deviation of its covariate: normal with this standard deviation.
 PRIOR_SD = 0.5
@@ -100,6 +101,15 @@ def scores_of(patient_ids: Sequence[str], logits: Sequence[np.ndarray], time, ev
     padded = np.stack([np.pad(rows, ((0, most - len(rows)), (0, 0)), mode="edge") for rows in logits])
     used = np.stack([(np.arange(most) < len(rows)) / len(rows) for rows in logits])
     return Scores(list(patient_ids), padded, used, np.asarray(time, float), np.asarray(event, bool), np.asarray(edges))
+
+
+def joined(parts: Mapping, group_of: np.ndarray) -> Scores:
+    """One Scores of several. parts: group -> the scores of its patients; group_of: [patients], the group of each."""
+    rows = {group: iter(range(len(part.time))) for group, part in parts.items()}
+    order = [(parts[group], next(rows[group])) for group in group_of]
+    logits = [part.logits[row][part.used[row] > 0] for part, row in order]
+    ids, time, event = zip(*((part.patient_ids[row], part.time[row], part.event[row]) for part, row in order))
+    return scores_of(ids, logits, time, event, order[0][0].edges)
 
 
 # --- Curves and likelihood --------------------------------------------------------------------------------------------
@@ -424,15 +434,20 @@ def crossvalidated_risks(
     fold_of: np.ndarray,
     horizon_days: float = EIGHTEEN_MONTHS_DAYS,
     no_image: bool = False,
+    scores_without: Mapping | None = None,
 ) -> np.ndarray:
     """Each patient's risk by a fit on the other folds, [patients].
 
     fit(scores, values) returns a function that gives each patient's shift [patients] for (scores, values). fold_of: the
     fold, or the hospital, of each patient. no_image: starts from the hazards of the other folds, alike for everybody.
+    scores_without: fold -> the scores of all patients by weights that were fitted without the fold, where weights were
+    fitted on these patients. The others' held-out scores will not do there: they come from weights that have learned
+    the fold's outcomes, and so carry its level, turned round.
     """
     risks = np.empty(len(scores.time))
     for fold in np.unique(fold_of):
         held_out = fold_of == fold
+        scores = scores if scores_without is None else scores_without[fold]
         inside = {name: column[~held_out] for name, column in values.items()}
         outside = {name: column[held_out] for name, column in values.items()}
         train, part = scores.part(~held_out), scores.part(held_out)
@@ -462,16 +477,10 @@ def shift_and_terms(scores: Scores, values: Mapping) -> Callable:
 
 def reference_cohort(scores: Scores, label: str, horizon_days: float) -> dict:
     """Kaplan-Meier curve and quantiles of the predicted risk, as ``reference_cohort`` has them."""
-    times, survival = kaplan_meier(scores.time, scores.event)
-    first = [] if len(times) and times[0] == 0 else [0.0]
-    days, values = [*first, *times.tolist()], [1.0] * len(first) + survival.tolist()
-    last = float(scores.time.max())
-    if last > days[-1]:  # followed beyond the last death
-        days, values = [*days, last], [*values, values[-1]]
     quantiles = np.quantile(risk_of(scores, horizon_days), np.linspace(0, 1, 101))
     return {
         "label": label,
-        "kaplan_meier": {"time_days": days, "survival": values},
+        "kaplan_meier": monthly_kaplan_meier(scores.time, scores.event, scores.edges),
         "risk_quantiles": np.maximum.accumulate(quantiles).tolist(),
     }
 
@@ -515,11 +524,11 @@ def predictors(values: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray
     return found
 
 
-def compare_terms(
-    scores: Scores, values: Mapping[str, np.ndarray], divisions: Sequence[np.ndarray], horizon_days: float,
-    bootstrap: int = 1000, seed: int = 2020, others: Mapping[str, np.ndarray] | None = None,
-) -> list[dict]:  # fmt: skip
-    """What image, clinical values and both give, cross-validated on the same patients: rows for metrics.
+def compared_risks(
+    scores: Scores, values: Mapping[str, np.ndarray], fold_of: np.ndarray, horizon_days: float = EIGHTEEN_MONTHS_DAYS,
+    others: Mapping[str, np.ndarray] | None = None, scores_without: Mapping | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Each patient's risk by image, clinical values and both, cross-validated.
 
     Parameters
     ----------
@@ -527,40 +536,22 @@ def compare_terms(
         Of patients that the network has not learned from.
     values : mapping
         Covariates, name -> [patients].
-    divisions : sequence of array [patients]
-        The fold (or hospital) of each patient, for each division; risks are averaged over divisions.
+    fold_of : array [patients]
+        The fold, or the hospital, of each patient.
     others : mapping, optional
-        Name -> number per patient that needs no calibration to rank, such as the tumour's area.
+        Name -> number per patient, a model of its own, such as the tumour's area.
+    scores_without : mapping, optional
+        As in ``crossvalidated_risks``.
 
     Returns
     -------
-    list of dict
-        name (concordance or ipa), predictor ("image", "clinical", "image and clinical", a key of ``others``, or two
-        of them with "minus" between), horizon_days, value, ci_low, ci_high.
+    dict
+        "image", a key of ``others``, "clinical", "image and clinical" -> risk [patients].
     """
-    from ..evaluation.metrics import difference, score_predictions
-
-    ways = predictors(values, others)
-    risks = {
-        name: np.mean(
-            [crossvalidated_risks(scores, fit, given, fold_of, horizon_days, no_image) for fold_of in divisions], axis=0
-        )
-        for name, (fit, given, no_image) in ways.items()
+    return {
+        name: crossvalidated_risks(scores, fit, given, fold_of, horizon_days, no_image, scores_without)
+        for name, (fit, given, no_image) in predictors(values, others).items()
     }
-    outcome = (scores.time, scores.event)
-    found = {name: score_predictions(*outcome, {horizon_days: risk}, bootstrap, seed) for name, risk in risks.items()}
-    pairs = [("image", name) for name in others or {}]
-    pairs += [("image and clinical", other) for other in ("image", "clinical")] if values else []
-    for one, other in pairs:
-        pair = (risks[one], risks[other])
-        found[f"{one} minus {other}"] = difference(*outcome, *pair, horizon_days, bootstrap, seed)
-    kept = ("concordance", "ipa")
-    return [_metric_row(row, name) for name, rows in found.items() for row in rows if row["metric"] in kept]
-
-
-def _metric_row(row: dict, predictor: str) -> dict:
-    return {"name": row["metric"], "predictor": predictor, "horizon_days": row["horizon_days"], "value": row["value"],
-            "ci_low": row["ci_low"], "ci_high": row["ci_high"]}  # fmt: skip
 
 
 def patient_ranges(store: Store, max_slices: int, ages: np.ndarray | None = None) -> dict:

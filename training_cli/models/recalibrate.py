@@ -24,7 +24,6 @@ from ..cohort.store import Store, preprocessing_info
 from ..evaluation.metrics import concordance, ipa
 from ..training.runs import Run, check_not_learned_from, load_network, patients_sha256
 from . import populations as fitting
-from .bundle import monthly_kaplan_meier
 from .model_card import CARD_FILE
 
 KINDS = ("shift", "offsets")
@@ -194,16 +193,13 @@ def _entry(bundle, store, scores, offset, name, title, values, resamples, seed) 
     """The population as bundle.json has it. scores: of the new population, of the image alone."""
     base = bundle.population.info
     label = f"{len(store.patient_ids)} patients, {int(store.event.sum())} deaths: {title}"
-    reference = fitting.reference_cohort(scores, label, bundle.risk_time_days)
-    # Monthly: no patient's own time can be read from it.
-    reference["kaplan_meier"] = monthly_kaplan_meier(store.time, store.event, bundle.edges_days)
     variance = (base.get("interval") or {}).get("network_variance", 0.0)
     before = np.asarray(base.get("offset", 0.0), dtype=np.float64)
     entry = {
         "name": name,
         "title": title,
         "offset": (before + offset).tolist(),
-        "reference_cohort": reference,
+        "reference_cohort": fitting.reference_cohort(scores, label, bundle.risk_time_days),
         "ranges": fitting.patient_ranges(store, bundle.max_slices, values.get("age_years")),
         "interval": fitting.fit_interval(scores, variance, resamples=resamples, seed=seed),
         "patients_sha256": patients_sha256(store.patient_ids),

@@ -22,6 +22,7 @@ import pandas as pd
 
 from CNNSurvivalLib.bundle import Bundle
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
+from CNNSurvivalLib.populations import Population
 
 from ..cohort.splits import stratified_folds
 from ..cohort.store import Store
@@ -32,7 +33,7 @@ from ..models.card import read_card
 from ..models.populations import Scores
 from ..training import last_layer
 from ..training import train as training
-from ..training.runs import Run, risk_column
+from ..training.runs import Run, patients_sha256, risk_column
 from .config import PopulationCohort, TransferStudy
 from .workspace import Log, Workspace
 
@@ -63,14 +64,15 @@ class TransferWorkspace(Workspace):
 class Fitted:
     """A population as it ships, and how it was judged.
 
-    entry: of bundle.json. metrics: rows METRIC_COLUMNS. by_group: a row for each model and held-out group. comparison:
-    ways to fine-tune, None for the pretraining cohort. seeds: a row for each seed of the cross-validation, of the
-    pretraining cohort. coverage: of the interval, by group of risk.
+    entry: of bundle.json. risk: [patients], the image's, held out. metrics: rows METRIC_COLUMNS. by_group: a row for
+    each model and held-out group. comparison: ways to fine-tune, None for the pretraining cohort. seeds: a row for each
+    seed of the cross-validation, of the pretraining cohort. coverage: of the interval, by group of risk.
     """
 
     cohort: PopulationCohort
     entry: dict
     held_out: Scores
+    risk: np.ndarray
     metrics: pd.DataFrame
     by_group: pd.DataFrame
     comparison: pd.DataFrame | None
@@ -111,7 +113,7 @@ def transfer(study: TransferStudy, folder, jobs: int = 1, log: Log = print) -> T
         study.network.title,
         study.network.version,
         workspace.folder / "models" / study.network.id,
-        sanity=_sanity(workspace, run),
+        sanity=_sanity(workspace, run, fitted),
         stores={population.name: workspace.store_of(population) for population in study.population},
         max_slices=workspace.max_slices,
     )
@@ -172,48 +174,44 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
     workspace.log(f"Population '{population.name}'")
     store = workspace.store_of(population)
     values = populations.covariate_values(store.patients, population.covariates)
-    seeds = comparison = None
+    seeds = comparison = without = None
     if population.pretraining:
-        held_out, divisions, seeds = _held_out_of_pretraining(workspace, networks)
+        held_out, groups, seeds = _held_out_of_pretraining(workspace, networks)
         layer: dict = {"offset": populations.fit_shift(held_out)}
     else:
         comparison = finetuning.compare(run, store, workspace.finetune_settings, max_slices=workspace.max_slices,
                                         horizon_days=workspace.horizon)  # fmt: skip
         groups = _groups(workspace, population, store)
-        held_out, layer = _adapted(workspace, run, store, population, comparison, groups)
-        divisions = [groups]
+        held_out, without, layer = _adapted(workspace, run, store, population, comparison, groups)
     area = np.log(store.patients["largest_area_px"].to_numpy(float))
-    with metrics.warnings_told(workspace.log):
-        rows = populations.compare_terms(held_out, values, divisions, workspace.horizon, workspace.study.bootstrap,
-                                         workspace.study.seed, {AREA: area})  # fmt: skip
-    ways = populations.predictors(values, {AREA: area})
-    risks = {name: populations.crossvalidated_risks(held_out, fit, given, divisions[0], workspace.horizon, no_image)
-             for name, (fit, given, no_image) in ways.items()}  # fmt: skip
-    by_group = _by_group(workspace, population, store, run, risks, divisions[0])
-    rows += _within_groups(workspace, held_out, {**risks, AREA: area}, divisions[0])  # a rank needs no fit
-    sites = divisions[0] if population.hold_out is not None else None
+    risks = populations.compared_risks(held_out, values, groups, workspace.horizon, {AREA: area}, without)
+    by_group = _by_group(workspace, population, store, run, risks, groups)
+    rows = _pooled(workspace, held_out, risks)
+    rows += _within_groups(workspace, held_out, {**risks, AREA: area}, groups)  # a rank needs no fit
+    sites = groups if population.hold_out is not None else None
     interval, coverage = _interval(workspace, held_out, variance, sites)
     table = pd.DataFrame(rows)[list(METRIC_COLUMNS)]
-    entry = _entry(workspace, population, store, run, held_out, values, layer, interval, rows)
+    entry = _entry(workspace, population, store, held_out, values, layer, interval, rows)
     folder = ensure_output_folder(workspace.folder / "populations" / population.name)
     for name, each in (("metrics", table), ("by_group", by_group), ("coverage", coverage), ("comparison", comparison),
                        ("seeds", seeds)):  # fmt: skip
         if each is not None:
             write_csv(folder / f"{name}.csv", tuple(each), _cells(each))
-    _write_held_out(folder / "held_out.csv", workspace, held_out, store, divisions[0])
-    return Fitted(population, entry, held_out, table, by_group, comparison, seeds, coverage)
+    _write_held_out(folder / "held_out.csv", workspace, held_out, risks["image"], store, groups)
+    return Fitted(population, entry, held_out, risks["image"], table, by_group, comparison, seeds, coverage)
 
 
-def _sanity(workspace: TransferWorkspace, run: Run) -> list[dict]:
-    """What a radiologist would try first, on tumours of every cohort; written to WORK/sanity.csv."""
+def _sanity(workspace: TransferWorkspace, run: Run, fitted: list[Fitted]) -> list[dict]:
+    """What a radiologist would try first, on tumours of every population; written to WORK/sanity.csv."""
     count = workspace.study.sanity_tumours
     if not count:
         return []
     workspace.log("Trying growth, contours and turns")
-    model = sanity.Model(run.weights, run.edges_days, run.preprocessing, workspace.max_slices)
-    tumours = [tumour for population in workspace.study.population
-               for tumour in sanity.store_tumours(workspace.store_of(population).patients, count)]  # fmt: skip
-    rows = sanity.check(model, tumours)
+    rows = []
+    for each in fitted:
+        weights = Population(each.entry).adapted(run.weights)
+        model = sanity.Model(weights, run.edges_days, run.preprocessing, workspace.max_slices)
+        rows += sanity.check(model, sanity.store_tumours(workspace.store_of(each.cohort).patients, count))
     write_csv(workspace.folder / "sanity.csv", tuple(rows[0]), [list(row.values()) for row in rows])
     return sanity.card_rows(rows)
 
@@ -222,28 +220,19 @@ def _sanity(workspace: TransferWorkspace, run: Run) -> list[dict]:
 
 
 def _held_out_of_pretraining(workspace: TransferWorkspace, networks):
-    """(scores of the first seed, its division, a row of metrics for each seed)."""
+    """(scores of the first seed, its folds, a row of metrics for each seed)."""
     store, plan = workspace.pretrain_store, workspace.study.crossvalidation
-    rows, first = [], None
+    ids, rows, first = np.array(store.patient_ids), [], None
     for seed in plan.seeds:
         fold_of = _folds(workspace, seed)
-        weights_of = {fold: networks[seed, fold].weights for fold in range(plan.folds)}
-        scores = _scores_by_group(workspace, store, fold_of, weights_of, networks[plan.seeds[0], 0].edges_days)
+        each = {}
+        for fold in range(plan.folds):
+            run, part = networks[seed, fold], store.part(ids[fold_of == fold])
+            each[fold] = populations.cohort_scores(run.weights, part, run.edges_days, workspace.max_slices)
+        scores = populations.joined(each, fold_of)
         first = scores if first is None else first
         rows.append({"seed": seed, **_summary(workspace, scores, fold_of)})
-    return first, [_folds(workspace, seed) for seed in plan.seeds], pd.DataFrame(rows)
-
-
-def _scores_by_group(workspace: TransferWorkspace, store: Store, groups, weights_of: dict, edges) -> Scores:
-    """Scores of all patients, each group's by its own weights. weights_of: group -> weights fitted without it."""
-    ids, logits = np.array(store.patient_ids), {}
-    for group, weights in weights_of.items():
-        part = store.part(ids[groups == group])
-        found = populations.cohort_scores(weights, part, edges, workspace.max_slices)
-        for number, patient in enumerate(part.patient_ids):
-            logits[patient] = found.logits[number][found.used[number] > 0]
-    of_all = [logits[patient] for patient in store.patient_ids]
-    return populations.scores_of(store.patient_ids, of_all, store.time, store.event, edges)
+    return first, _folds(workspace, plan.seeds[0]), pd.DataFrame(rows)
 
 
 def _summary(workspace: TransferWorkspace, scores: Scores, fold_of: np.ndarray) -> dict:
@@ -265,19 +254,22 @@ def _groups(workspace: TransferWorkspace, population: PopulationCohort, store: S
 
 
 def _adapted(workspace, parent: Run, store: Store, population: PopulationCohort, comparison, groups):
-    """(scores of each group by a last layer fitted on the others, the entry's layer fitted on all)."""
+    """(scores of each group by a last layer fitted on the others, group -> scores of all by the layer fitted without
+    it, the entry's layer fitted on all)."""
     features = last_layer.cohort_features(parent.weights, store, parent.edges_days, workspace.max_slices)
-    ids, weights_of = np.array(store.patient_ids), {}
+    ids, without = np.array(store.patient_ids), {}
     for group in np.unique(groups):
-        inside = groups == group
+        others = groups != group
         # How much to learn is chosen without the group, too.
-        learn = _learn(workspace, population, parent, store.part(ids[~inside]))
+        learn = _learn(workspace, population, parent, store.part(ids[others]))
         workspace.log(f"  without {group}: {learn}")
-        weights_of[group] = last_layer.fit(parent.weights, features.part(~inside), learn, workspace.study.seed).weights
-    held_out = _scores_by_group(workspace, store, groups, weights_of, parent.edges_days)
+        weights = last_layer.fit(parent.weights, features.part(others), learn, workspace.study.seed).weights
+        without[group] = populations.cohort_scores(weights, store, parent.edges_days, workspace.max_slices)
+    held_out = populations.joined({group: each.part(groups == group) for group, each in without.items()}, groups)
     learn = population.learn if population.learn != "auto" else _chosen(comparison)
     workspace.log(f"  of all patients: {learn}")
-    return held_out, _layer(parent.weights, last_layer.fit(parent.weights, features, learn, workspace.study.seed))
+    layer = _layer(parent.weights, last_layer.fit(parent.weights, features, learn, workspace.study.seed))
+    return held_out, without, layer
 
 
 def _learn(workspace, population: PopulationCohort, parent: Run, store: Store) -> str:
@@ -324,17 +316,36 @@ def _by_group(workspace, population, store: Store, run: Run, risks: dict, groups
     return pd.DataFrame(rows, columns=GROUP_COLUMNS)
 
 
+def _pairs(risks: dict) -> list[tuple[str, str]]:
+    """Which models are compared with which."""
+    both = "image and clinical"
+    return [("image", AREA), *((both, other) for other in ("image", "clinical") if both in risks)]
+
+
+def _pooled(workspace, held_out: Scores, risks: dict) -> list[dict]:
+    """Concordance and IPA of all patients together, and paired differences."""
+    outcome, study = (held_out.time, held_out.event), workspace.study
+    with metrics.warnings_told(workspace.log):
+        found = {name: metrics.score_predictions(*outcome, {workspace.horizon: risk}, study.bootstrap, study.seed)
+                 for name, risk in risks.items()}  # fmt: skip
+        for one, other in _pairs(risks):
+            found[f"{one} minus {other}"] = metrics.difference(
+                *outcome, risks[one], risks[other], workspace.horizon, study.bootstrap, study.seed
+            )
+    kept = [(name, row) for name, rows in found.items() for row in rows if row["metric"] in ("concordance", "ipa")]
+    columns = ("horizon_days", "value", "ci_low", "ci_high")
+    return [{"name": row["metric"], "predictor": name, **{key: row[key] for key in columns}} for name, row in kept]
+
+
 def _within_groups(workspace, held_out: Scores, orders: dict, groups) -> list[dict]:
     """Concordance within groups, which no level of a group or a network can move: image, area, both with covariates.
 
     Resampled within the groups. The mean over groups is weighted by their patients. orders: what ranks the patients,
     by model.
     """
-    pairs = [("image", AREA)]
-    pairs += [("image and clinical", other) for other in ("image", "clinical")] if "clinical" in orders else []
     found = {name: _mean_concordance(workspace, held_out, order, groups) for name, order in orders.items()}
     rows = [_interval_row(workspace, f"{name}, within groups", *one) for name, one in found.items()]
-    for one, other in pairs:
+    for one, other in _pairs(orders):
         point, spread = (found[one][k] - found[other][k] for k in (0, 1))
         rows.append(_interval_row(workspace, f"{one} minus {other}, within groups", point, spread))
     return rows
@@ -409,14 +420,10 @@ def _interval(workspace, held_out: Scores, variance: float, sites) -> tuple[dict
     return (interval if kept else None), pd.DataFrame(rows).assign(split_half=halves, shown=int(kept))
 
 
-def _entry(workspace, population, store: Store, run: Run, held_out: Scores, values, layer, interval, rows) -> dict:
+def _entry(workspace, population, store: Store, held_out: Scores, values, layer, interval, rows) -> dict:
     """The population as it ships: fitted on all of its patients."""
-    from CNNSurvivalLib.populations import Population
-
-    adapted = Population(layer).adapted(run.weights)
     # What a new patient's risk is compared with: risks of patients that had not been learned from.
     reference = held_out.shifted(populations.fit_shift(held_out))
-    here = populations.cohort_scores(adapted, store, run.edges_days, workspace.max_slices)
     # Terms beside risks that were held out: beside risks the model was fitted to a covariate would seem to add less.
     terms = populations.fit_terms(reference, values) if values else []
     covariates = [populations.covariate_entry(populations.KNOWN_COVARIATES[name]) for name in population.covariates]
@@ -427,8 +434,9 @@ def _entry(workspace, population, store: Store, run: Run, held_out: Scores, valu
         "name": population.name,
         "title": population.title,
         **layer,
-        "patients": len(here.time),
-        "events": int(here.event.sum()),
+        "patients": len(store.patients),
+        "events": int(store.event.sum()),
+        "patients_sha256": patients_sha256(store.patient_ids),
         "reference_cohort": populations.reference_cohort(reference, label, workspace.horizon),
         "ranges": populations.patient_ranges(store, workspace.max_slices, ages),
         "covariates": covariates,
@@ -456,8 +464,7 @@ def _shipped_metrics(population: PopulationCohort, rows: list[dict]) -> list[dic
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def _write_held_out(path: Path, workspace, held_out: Scores, store: Store, groups) -> None:
-    risk = populations.risk_of(held_out, workspace.horizon)
+def _write_held_out(path: Path, workspace, held_out: Scores, risk: np.ndarray, store: Store, groups) -> None:
     columns = ("patient_id", "time_days", "event", "group", risk_column(workspace.horizon), "largest_area_px")
     area = store.patients["largest_area_px"].tolist()
     rows = zip(held_out.patient_ids, held_out.time.tolist(), held_out.event.astype(int).tolist(), map(str, groups),

@@ -12,7 +12,6 @@ from CNNSurvivalLib.hazards import months_text
 
 from ..evaluation import metrics
 from ..figures import study as figures
-from ..models import populations
 from .html import Figure, Report, Section, Table, write_report
 from .transfer import AREA, Fitted, TransferOutcome
 
@@ -76,7 +75,13 @@ def _population(workspace, fitted: Fitted, pictures: Path) -> Section:
                             "simplest whose loss is not shown to be worse than the best, and that ranks no worse than "
                             "the parent. 'free' is the paper's."))  # fmt: skip
     if fitted.seeds is not None:
-        items.append(_table(f"{name}: by seed of the cross-validation", fitted.seeds))
+        items.append(
+            _table(
+                f"{name}: by seed of the cross-validation",
+                fitted.seeds,
+                "As the networks are, without a shift fitted on the other folds.",
+            )
+        )
     shown = "It is shown." if fitted.entry["interval"] else "It is not shown, as it does not cover what it says."
     items.append(_table(f"{name}: coverage of the interval", fitted.coverage, shown))
     items.append(_calibration(workspace, fitted, pictures))
@@ -84,14 +89,13 @@ def _population(workspace, fitted: Fitted, pictures: Path) -> Section:
 
 
 def _calibration(workspace, fitted: Fitted, pictures: Path) -> Figure:
-    scores = fitted.held_out.shifted(populations.fit_shift(fitted.held_out))
-    risk = populations.risk_of(scores, workspace.horizon)
-    outcome, study = (scores.time, scores.event, risk, workspace.horizon), workspace.study
+    scores, study = fitted.held_out, workspace.study
+    outcome = scores.time, scores.event, fitted.risk, workspace.horizon
     with metrics.warnings_told(workspace.log):
         table = metrics.calibration(*outcome, groups=5)
         curve = metrics.calibration_curve(*outcome, bootstrap=min(200, study.bootstrap), seed=study.seed)
     path = pictures / f"calibration_{fitted.cohort.name}.png"
-    figures.calibration_plot(table, workspace.horizon, path, curve, risk)
+    figures.calibration_plot(table, workspace.horizon, path, curve, fitted.risk)
     return Figure(f"{fitted.cohort.name}: calibration", path, "Risks of patients held out, in fifths and as a smooth "
                   "curve.")  # fmt: skip
 

@@ -108,11 +108,20 @@ def fit(weights: dict, features: Features, kind: str, seed: int = 2020, reach: f
     return Fit(kind, solution, loss(solution, features), converged)
 
 
+def logits_of(weights: dict, features: Features) -> np.ndarray:
+    """The last layer's output for each slice, [n, m]."""
+    return features.values @ weights["output.weight"].T.astype(np.float64) + weights["output.bias"]
+
+
+def patient_losses(features: Features, logits: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood of each patient, the mean over slices, [patients]."""
+    each = negative_log_likelihood(logits, features.survived[features.owner], features.died[features.owner])
+    return np.bincount(features.owner, features.weight * each, minlength=features.patients)
+
+
 def loss(weights: dict, features: Features) -> float:
     """Mean negative log-likelihood per patient."""
-    logits = features.values @ weights["output.weight"].T.astype(np.float64) + weights["output.bias"]
-    each = negative_log_likelihood(logits, features.survived[features.owner], features.died[features.owner])
-    return float(features.weight @ each / features.patients)
+    return float(patient_losses(features, logits_of(weights, features)).mean())
 
 
 def best_reach(weights: dict, features: Features, seed: int, reaches: Sequence[float] = REACHES) -> float:
@@ -135,9 +144,7 @@ def _held_out_losses(weights: dict, features: Features, fold_of: np.ndarray, rea
     for fold in np.unique(fold_of):
         solution, _ = _solve(weights, features.part(fold_of != fold), reach)
         held_out = features.part(fold_of == fold)
-        logits = held_out.values @ solution["output.weight"].T.astype(np.float64) + solution["output.bias"]
-        each = negative_log_likelihood(logits, held_out.survived[held_out.owner], held_out.died[held_out.owner])
-        losses[fold_of == fold] = np.bincount(held_out.owner, held_out.weight * each, minlength=held_out.patients)
+        losses[fold_of == fold] = patient_losses(held_out, logits_of(solution, held_out))
     return losses
 
 

@@ -158,7 +158,9 @@ def pretrain(
             tell(f"epoch {len(losses)} of {settings.epochs}: mean loss {losses[-1]:.4f}")
         if after_epoch is not None:
             after_epoch(len(losses), trainer.final_weights)
-    return trainer.finish(output, {**plan, **outcome_of(examples, losses, store)})
+    return trainer.finish(
+        output, {**plan, **outcome_of(len(examples.images), len(set(examples.owners)), losses, store)}
+    )
 
 
 class _Windowed(torch.nn.Module):
@@ -415,7 +417,9 @@ def finetune(parent: Run, store: Store, output, settings: Settings = FINETUNE, t
         return finished
     weights, losses, examples = fit_last_layer(parent, store, settings)
     tell(f"last layer: mean loss {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last")
-    return save_run(output, {**plan, **outcome_of(examples, losses, store)}, weights)
+    return save_run(
+        output, {**plan, **outcome_of(len(examples.images), len(set(examples.owners)), losses, store)}, weights
+    )
 
 
 def fit_last_layer(parent: Run, store: Store, settings: Settings) -> tuple[dict, list[float], Examples]:
@@ -477,14 +481,15 @@ def plan_of(kind: str, store: Store, settings: Settings, edges: np.ndarray) -> d
     }
 
 
-def outcome_of(examples: Examples, losses: list[float], store: Store) -> dict:
+def outcome_of(slices_kept: int, patients_kept: int, losses: list[float], store: Store) -> dict:
+    """What a finished training says of itself in run.json. slices_kept, patients_kept: what it learned from."""
     return {
         "cohort": {
             "patients": len(store.patients),
             "deaths": int(store.event.sum()),
             "slices": len(store.slices),
-            "slices_kept": len(examples.images),
-            "patients_kept": len(set(examples.owners)),
+            "slices_kept": slices_kept,
+            "patients_kept": patients_kept,
         },
         "epochs_done": len(losses),
         "losses": losses,
