@@ -185,6 +185,48 @@ def test_a_ct_whose_uids_are_blank(ct, mask, tmp_path):
     assert "another frame of reference" in sentence(ct, foreign)
 
 
+def nameless(folder, target, **series):
+    """A series without UIDs, made in ``folder``, put into ``target``."""
+    write_series(folder, **series)
+    rewrite(folder, SOPInstanceUID="", SeriesInstanceUID="")
+    target.mkdir(exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        path.rename(target / f"{folder.name}-{path.name}")
+
+
+@pytest.mark.parametrize("places", [12 + np.arange(12), 0.5 + np.arange(12)], ids=["side by side", "interleaved"])
+@pytest.mark.parametrize(
+    "difference",
+    [{"SeriesNumber": 2}, {"SeriesDescription": "Chest B60"}, {"FrameOfReferenceUID": "1.2.3"}, {"modality": "MR"}],
+    ids=lambda values: next(iter(values)),
+)
+def test_two_series_without_uid_are_not_merged(mask, tmp_path, places, difference):
+    folder = tmp_path / "both"
+    nameless(tmp_path / "one", folder)
+    assert np.array_equal(read_case(folder, mask).hu, some_hu())
+    nameless(tmp_path / "two", folder, places=3 * places, **difference)
+    for given in (folder, next(folder.iterdir())):
+        text = sentence(given, mask)
+        assert f"{folder} holds slices of several series without a SeriesInstanceUID" in text and "only one" in text
+
+
+def test_a_file_without_series_uid_stands_for_the_series_without_uid(ct, mask, tmp_path):
+    """No other series of the folder is read in its place."""
+    nameless(tmp_path / "other", ct, hu=some_hu()[:11] + np.int16(7))
+    one = next(ct.glob("other-*"))
+    assert np.array_equal(read_case(one, mask).hu, some_hu()[:11] + 7)
+    for path in ct.glob("other-*"):
+        path.unlink()
+    nameless(tmp_path / "mr", ct, modality="MR")
+    assert "modality MR, not CT" in sentence(next(ct.glob("mr-*")), mask)
+    assert np.array_equal(read_case(ct, mask).hu, some_hu())
+    nameless(tmp_path / "overview", ct, hu=some_hu()[:1], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for path in ct.glob("mr-*"):
+        path.unlink()
+    text = sentence(next(ct.glob("overview-*")), mask)
+    assert "The series without UID (a localizer, 'Chest 3 mm')" in text and "is not a CT" in text
+
+
 def test_only_ct_image_storage_is_a_ct_and_the_rest_is_named_when_asked_for(ct, mask, tmp_path):
     """A dose page that calls itself CT, an overview, and a structure set in the CT's folder."""
     uid = pydicom.dcmread(next(ct.iterdir())).SeriesInstanceUID
