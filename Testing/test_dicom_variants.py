@@ -37,6 +37,7 @@ from test_readers import (
 
 from CNNSurvivalLib.batch import load_case
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.io.dicom import read_dataset
 from CNNSurvivalLib.io.patient_folder import folder_cases
 from CNNSurvivalLib.io.quiet import reading
 from CNNSurvivalLib.io.read import find_segments, read_case
@@ -97,6 +98,39 @@ def test_a_deflated_slice_cut_off_or_made_to_fill_the_memory_is_refused(ct, mask
     monkeypatch.setattr("CNNSurvivalLib.io.dicom.MAX_INFLATED", 1000)  # what a bomb is, on a small scale
     first.write_bytes(whole)
     assert np.array_equal(read_case(ct, mask).hu, some_hu()[1:])  # passed over, as what is no DICOM file
+
+
+def other_meta(path, group_length, padding=b"", decoy=b""):
+    """Changes the file meta information of a deflated file; group_length(bytes of
+    the rest, of the stream) is what it says of the rest, None to leave it out."""
+    whole = path.read_bytes()
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    meta = padding + whole[144:start]
+    said = group_length(len(meta), len(whole) - start)
+    said = b"" if said is None else whole[132:140] + said.to_bytes(4, "little")
+    path.write_bytes(whole[:132] + said + meta + whole[start:] + decoy)
+
+
+DECOY = zlib.compress(b"small", wbits=-zlib.MAX_WBITS)
+PADDING = b"\x02\x00\x01\x00OB\x00\x00" + (70_000).to_bytes(4, "little") + bytes(70_000)
+METAS = {
+    "a padded meta": {"group_length": lambda meta, stream: meta, "padding": PADDING},
+    "a group length that leads to a decoy": {"group_length": lambda meta, stream: meta + stream, "decoy": DECOY},
+    "no group length": {"group_length": lambda meta, stream: None},
+}
+
+
+@pytest.mark.parametrize("meta", METAS.values(), ids=METAS)
+def test_the_limit_counts_the_stream_that_is_inflated(ct, mask, monkeypatch, meta):
+    """Wherever the file meta information says that the stream begins, or does not say it."""
+    for path in ct.iterdir():
+        in_syntax(path, path, DeflatedExplicitVRLittleEndian)
+        other_meta(path, **meta)
+    case = read_case(ct, mask)
+    assert np.array_equal(case.hu, some_hu()) and case.warnings == ()
+    monkeypatch.setattr("CNNSurvivalLib.io.dicom.MAX_INFLATED", 1000)
+    with pytest.raises(ValueError, match="more than 1000 bytes, deflated"):
+        read_dataset(next(ct.iterdir()))
 
 
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])

@@ -181,7 +181,9 @@ def _choose_series(folder: Path, series: dict, unfit: dict, series_uid: str | No
             f"MetaImage file.{held}"
         )
     if series_uid is not None:
-        raise UsageError(f"The folder {folder} holds no series {series_uid or 'without UID'}; it holds {_list_series(series)}.")
+        raise UsageError(
+            f"The folder {folder} holds no series {series_uid or 'without UID'}; it holds {_list_series(series)}."
+        )
     candidates = {uid: s for uid, s in series.items() if s[0].modality == "CT"} or series
     if len(candidates) > 1:
         raise UsageError(
