@@ -161,3 +161,5 @@ def test_an_impossible_covariate_of_a_table_is_left_out_with_a_warning(tmp_path)
     known, notes = covariates_of(case, bundle)
     assert known == {"age_years": 61.0}
     assert len(notes) == 1 and "N stage '9' is unknown" in notes[0] and notes[0].endswith("It was left out.")
+    by_alias = Case("ct.nrrd", "mask.nrrd", covariates={" n ": "9"})
+    assert covariates_of(by_alias, bundle, {"n_stage": "N2", "age_years": 70})[0] == {"age_years": 70.0}

@@ -116,7 +116,7 @@ def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple
         except UsageError as error:
             notes.append(f"{error} It was left out.")
             for each in bundle.population.covariates:  # nor does the value for all cases stand in for it
-                if name.strip().casefold() in {known_as.casefold() for known_as in each.names}:
+                if each.is_called(name):
                     known.pop(each.name, None)
     return known, tuple(notes)
 
