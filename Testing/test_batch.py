@@ -161,3 +161,18 @@ def test_an_impossible_covariate_of_a_table_is_left_out_with_a_warning(tmp_path)
     known, notes = covariates_of(case, bundle)
     assert known == {"age_years": 61.0}
     assert len(notes) == 1 and "N stage '9' is unknown" in notes[0] and notes[0].endswith("It was left out.")
+    by_alias = Case("ct.nrrd", "mask.nrrd", covariates={" n ": "9"})
+    assert covariates_of(by_alias, bundle, {"n_stage": "N2", "age_years": 70})[0] == {"age_years": 70.0}
+
+
+@pytest.mark.parametrize("ids", [["a-row3", "a", "a"], ["A", "b", "a", "a-row3"], ["a-row3", "a-row3-2", "a", "a"]])
+def test_every_case_has_a_folder_of_its_own(ids):
+    """Also where a patient is called as another's folder would be; file systems may not tell A from a."""
+    from CNNSurvivalLib.io.case import Case, with_folder_names
+
+    cases = [Case("ct.nrrd", "mask.nrrd", patient_id=name, number=number) for number, name in enumerate(ids, 1)]
+    names = [case.folder_name for case in with_folder_names(cases)]
+    assert len({name.casefold() for name in names}) == len(ids) and names[0] == ids[0]
+    one_row = [Case("ct.nrrd", "mask.nrrd", segment=name) for name in ("GTV 1", "GTV_1", "GTV-1", "GTV:1")]
+    names = [case.folder_name for case in with_folder_names(one_row, by="segment")]
+    assert names == ["GTV_1", "GTV_1-row1", "GTV-1", "GTV_1-row1-2"]

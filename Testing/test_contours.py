@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from CNNSurvivalLib.io.rtstruct import rasterise
+from CNNSurvivalLib.io.contours import rasterise
 
 
 def grid(spacing=(1.0, 1.0, 3.0), origin=(0.0, 0.0, 0.0)):

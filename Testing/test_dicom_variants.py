@@ -37,6 +37,7 @@ from test_readers import (
 
 from CNNSurvivalLib.batch import load_case
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.io.dicom import read_dataset
 from CNNSurvivalLib.io.patient_folder import folder_cases
 from CNNSurvivalLib.io.quiet import reading
 from CNNSurvivalLib.io.read import find_segments, read_case
@@ -97,6 +98,39 @@ def test_a_deflated_slice_cut_off_or_made_to_fill_the_memory_is_refused(ct, mask
     monkeypatch.setattr("CNNSurvivalLib.io.dicom.MAX_INFLATED", 1000)  # what a bomb is, on a small scale
     first.write_bytes(whole)
     assert np.array_equal(read_case(ct, mask).hu, some_hu()[1:])  # passed over, as what is no DICOM file
+
+
+def other_meta(path, group_length, padding=b"", decoy=b""):
+    """Changes the file meta information of a deflated file; group_length(bytes of
+    the rest, of the stream) is what it says of the rest, None to leave it out."""
+    whole = path.read_bytes()
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    meta = padding + whole[144:start]
+    said = group_length(len(meta), len(whole) - start)
+    said = b"" if said is None else whole[132:140] + said.to_bytes(4, "little")
+    path.write_bytes(whole[:132] + said + meta + whole[start:] + decoy)
+
+
+DECOY = zlib.compress(b"small", wbits=-zlib.MAX_WBITS)
+PADDING = b"\x02\x00\x01\x00OB\x00\x00" + (70_000).to_bytes(4, "little") + bytes(70_000)
+METAS = {
+    "a padded meta": {"group_length": lambda meta, stream: meta, "padding": PADDING},
+    "a group length that leads to a decoy": {"group_length": lambda meta, stream: meta + stream, "decoy": DECOY},
+    "no group length": {"group_length": lambda meta, stream: None},
+}
+
+
+@pytest.mark.parametrize("meta", METAS.values(), ids=METAS)
+def test_the_limit_counts_the_stream_that_is_inflated(ct, mask, monkeypatch, meta):
+    """Wherever the file meta information says that the stream begins, or does not say it."""
+    for path in ct.iterdir():
+        in_syntax(path, path, DeflatedExplicitVRLittleEndian)
+        other_meta(path, **meta)
+    case = read_case(ct, mask)
+    assert np.array_equal(case.hu, some_hu()) and case.warnings == ()
+    monkeypatch.setattr("CNNSurvivalLib.io.dicom.MAX_INFLATED", 1000)
+    with pytest.raises(ValueError, match="more than 1000 bytes, deflated"):
+        read_dataset(next(ct.iterdir()))
 
 
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
@@ -183,6 +217,48 @@ def test_a_ct_whose_uids_are_blank(ct, mask, tmp_path):
     assert "does not say which series it is" in text
     foreign = write_rtstruct(tmp_path / "foreign.dcm", contour, generate_uid(), generate_uid())
     assert "another frame of reference" in sentence(ct, foreign)
+
+
+def nameless(folder, target, **series):
+    """A series without UIDs, made in ``folder``, put into ``target``."""
+    write_series(folder, **series)
+    rewrite(folder, SOPInstanceUID="", SeriesInstanceUID="")
+    target.mkdir(exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        path.rename(target / f"{folder.name}-{path.name}")
+
+
+@pytest.mark.parametrize("places", [12 + np.arange(12), 0.5 + np.arange(12)], ids=["side by side", "interleaved"])
+@pytest.mark.parametrize(
+    "difference",
+    [{"SeriesNumber": 2}, {"SeriesDescription": "Chest B60"}, {"FrameOfReferenceUID": "1.2.3"}, {"modality": "MR"}],
+    ids=lambda values: next(iter(values)),
+)
+def test_two_series_without_uid_are_not_merged(mask, tmp_path, places, difference):
+    folder = tmp_path / "both"
+    nameless(tmp_path / "one", folder)
+    assert np.array_equal(read_case(folder, mask).hu, some_hu())
+    nameless(tmp_path / "two", folder, places=3 * places, **difference)
+    for given in (folder, next(folder.iterdir())):
+        text = sentence(given, mask)
+        assert f"{folder} holds slices of several series without a SeriesInstanceUID" in text and "only one" in text
+
+
+def test_a_file_without_series_uid_stands_for_the_series_without_uid(ct, mask, tmp_path):
+    """No other series of the folder is read in its place."""
+    nameless(tmp_path / "other", ct, hu=some_hu()[:11] + np.int16(7))
+    one = next(ct.glob("other-*"))
+    assert np.array_equal(read_case(one, mask).hu, some_hu()[:11] + 7)
+    for path in ct.glob("other-*"):
+        path.unlink()
+    nameless(tmp_path / "mr", ct, modality="MR")
+    assert "modality MR, not CT" in sentence(next(ct.glob("mr-*")), mask)
+    assert np.array_equal(read_case(ct, mask).hu, some_hu())
+    nameless(tmp_path / "overview", ct, hu=some_hu()[:1], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for path in ct.glob("mr-*"):
+        path.unlink()
+    text = sentence(next(ct.glob("overview-*")), mask)
+    assert "The series without UID (a localizer, 'Chest 3 mm')" in text and "is not a CT" in text
 
 
 def test_only_ct_image_storage_is_a_ct_and_the_rest_is_named_when_asked_for(ct, mask, tmp_path):
@@ -322,10 +398,10 @@ def test_archives_that_would_fill_the_disk_or_are_damaged_are_refused(ct, mask, 
     assert "more than 5 files" in sentence(path, mask)
     monkeypatch.undo()
     monkeypatch.setattr("CNNSurvivalLib.io.archive.MAX_UNPACKED", 10_000)
-    assert "unpack it" in sentence(path, mask)
+    assert "holds more than" in sentence(path, mask)
     info = zipfile.ZipFile(path).infolist()[0]
     path.write_bytes(whole.replace(info.file_size.to_bytes(4, "little"), (1).to_bytes(4, "little")))  # it lies
-    assert "unpack" in sentence(path, mask)
+    assert "damaged" in sentence(path, mask)
     monkeypatch.undo()
     for spoilt in (whole[: len(whole) // 2], whole[:2000] + bytes(1500) + whole[3500:], b"PK\x03\x04"):
         path.write_bytes(spoilt)

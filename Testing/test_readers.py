@@ -9,13 +9,13 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RTStructureSetStorage, generate_uid
 
-from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.slices import Preprocessing, extract_slices
 
 sitk = pytest.importorskip("SimpleITK")
 highdicom = pytest.importorskip("highdicom")
 
-from CNNSurvivalLib.io.read import read_case  # noqa: E402
+from CNNSurvivalLib.io.read import find_segments, read_case  # noqa: E402
 
 SHAPE = (12, 40, 48)  # k, j, i
 SPACING = (1.25, 1.5, 3.0)  # i, j, k
@@ -384,8 +384,11 @@ def test_a_folder_without_ct(tmp_path):
 
 def test_missing_and_damaged_files(ct, tmp_path, capfd):
     image, mask = write_image(tmp_path / "ct.nrrd", some_hu()), write_image(tmp_path / "mask.nrrd", box_mask())
-    assert f"no CT at {tmp_path / 'none.nrrd'}" in sentence(tmp_path / "none.nrrd", mask)
-    assert f"no mask at {tmp_path / 'none.nrrd'}" in sentence(image, tmp_path / "none.nrrd")
+    nowhere = tmp_path / "none.nrrd"
+    assert sentence(nowhere, mask) == f"The CT '{nowhere}' does not exist; check the path."
+    assert sentence(image, nowhere) == f"The mask '{nowhere}' does not exist; check the path."
+    with pytest.raises(UsageError, match="The mask '.*none.nrrd' does not exist; check the path."):
+        find_segments(nowhere, ["GTV"])
     for ending in ("nrrd", "nii.gz", "mha", "dcm"):
         broken = tmp_path / f"broken.{ending}"
         broken.write_bytes(b"no image at all")

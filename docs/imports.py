@@ -40,12 +40,14 @@ def place(package: str, parts: list[str]) -> str:
 
 
 def executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a file without what only type checkers read."""
+    """The nodes of a file without what only type checkers read (``if TYPE_CHECKING:``)."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         yield node
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
             waiting += ast.iter_child_nodes(node)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
 from .engines import create_engine
-from .errors import Cancelled, CNNSurvivalError, UsageError, existing
+from .errors import Cancelled, CNNSurvivalError, UsageError
 from .files import ensure_output_folder, write_csv
 from .hazards import MONTH_DAYS, survival_at
 from .io.case import Case, duplicate_warnings
@@ -72,8 +72,7 @@ def load_case(case: Case, force: bool = False) -> TumourImage:
         from .mrml.scene_cases import read_nodes
 
         return read_nodes(case.nodes)
-    image, mask = existing(case.image_path, "image"), existing(case.mask_path, "mask")
-    return read_case(image, mask, case.segment, case.series_uid, force)
+    return read_case(case.image_path, case.mask_path, case.segment, case.series_uid, force)
 
 
 def predict_image(tumour: TumourImage, bundle, engine=None, progress=None, **options) -> Prediction:
@@ -117,7 +116,7 @@ def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple
         except UsageError as error:
             notes.append(f"{error} It was left out.")
             for each in bundle.population.covariates:  # nor does the value for all cases stand in for it
-                if name.strip().casefold() in {known_as.casefold() for known_as in each.names}:
+                if each.is_called(name):
                     known.pop(each.name, None)
     return known, tuple(notes)
 

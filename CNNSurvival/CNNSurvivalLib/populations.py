@@ -91,6 +91,10 @@ class Covariate:
         """What a column or option with its value may be called, without regard to case; the first is ``name``."""
         return (self.name, *_ALIASES.get(self.name, ()))
 
+    def is_called(self, name) -> bool:
+        """Whether a column or option of that name holds its value."""
+        return str(name).strip().casefold() in {known.casefold() for known in self.names}
+
     def value_in(self, values: Mapping) -> Optional[float]:
         """Its number among ``values`` (name -> text or number): of several names the first with a known value."""
         given = {str(name).strip().casefold(): value for name, value in values.items()}
@@ -195,7 +199,7 @@ class Population:
 
     def takes(self, name: str) -> bool:
         """Whether a covariate of that name is one of this population's."""
-        return str(name).strip().casefold() in {known.casefold() for each in self.covariates for known in each.names}
+        return any(each.is_called(name) for each in self.covariates)
 
     def covariate_shift(self, known: Mapping[str, float]) -> float:
         """What the known covariates add to the logit of every hazard; 0 with none.

@@ -51,7 +51,8 @@ TARGETS = {
     "slices": Target("CNNSurvivalLib.slices", f"{LIBRARY}/slices.py", ("Testing/test_slices.py",)),
     "engines": Target("CNNSurvivalLib.engines", f"{LIBRARY}/engines.py", ("Testing/test_network.py",)),
     "bundle": Target("CNNSurvivalLib.bundle", f"{LIBRARY}/bundle.py", ("Testing/test_bundle.py",)),
-    "contours": Target("CNNSurvivalLib.io.rtstruct", f"{LIBRARY}/io/rtstruct.py", ("Testing/test_contours.py",)),
+    "bundle_schema": Target("CNNSurvivalLib.bundle_schema", f"{LIBRARY}/bundle_schema.py", ("Testing/test_bundle.py",)),
+    "contours": Target("CNNSurvivalLib.io.contours", f"{LIBRARY}/io/contours.py", ("Testing/test_contours.py",)),
     "metrics": Target(
         "training_cli.evaluation.metrics", "training_cli/evaluation/metrics.py", ("Testing/test_metrics.py",)
     ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 
@@ -73,10 +74,17 @@ def with_folder_names(cases: Iterable[Case], by: str = "patient_id") -> list[Cas
     named = []
     for case in cases:
         name = re.sub(r"[^\w.-]+", "_", getattr(case, by) or "").strip("._") or f"case-{case.number}"
-        name = name if name.casefold() not in taken else f"{name}-row{case.number}"
+        name = next(each for each in _variants(name, case.number) if each.casefold() not in taken)
         taken.add(name.casefold())
         named.append(replace(case, folder_name=name))
     return named
+
+
+def _variants(name: str, number: int) -> Iterator[str]:
+    """The name, then others that say the row: an earlier patient may be called like one of them."""
+    yield name
+    yield f"{name}-row{number}"
+    yield from (f"{name}-row{number}-{again}" for again in count(2))
 
 
 def duplicate_warnings(cases: Iterable[Case]) -> dict[int, str]:

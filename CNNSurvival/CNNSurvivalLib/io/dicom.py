@@ -17,8 +17,8 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 # A deflated file that inflates to more than this is made to fill the memory; pydicom inflates all of it.
 MAX_INFLATED = 2**30
-# The file meta information, which names the transfer syntax, lies in this many bytes at the start.
-META_BYTES = 2**16
+# A deflated file is read and inflated in parts of this many bytes, so that counting takes no memory.
+BLOCK_BYTES = 2**16
 
 
 def read_dataset(path: Path, **options):
@@ -31,22 +31,34 @@ def read_dataset(path: Path, **options):
 
 def inflated_length(path: Path) -> int | None:
     """How long the dataset of a deflated file is; None for a file that is not deflated."""
-    from pydicom.filereader import read_file_meta_info
-
     with path.open("rb") as file:
-        if DEFLATED.encode() not in file.read(META_BYTES):
-            return None
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") != DEFLATED:
-            return None
-        file.seek(144 + int(meta.FileMetaInformationGroupLength))  # behind preamble and group length
-        inflating, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        for part in iter(lambda: file.read(META_BYTES), b""):
-            while part:
-                length += len(inflating.decompress(part, META_BYTES))
-                part = inflating.unconsumed_tail
-                if length > MAX_INFLATED:
-                    raise ValueError(f"more than {MAX_INFLATED} bytes, deflated")
+        return _count_inflated(file) if _transfer_syntax(file) == DEFLATED else None
+
+
+def _transfer_syntax(file):
+    """The transfer syntax of an open DICOM file, which is then at the first byte of its dataset.
+
+    pydicom takes no notice of the group length, and looks for a command set first. The dataset must begin here where
+    it begins there, or a file could have another stream counted than the one that is inflated: so its own functions,
+    in the order of its ``read_partial``. 2.4, 3.0 and 3.1 have all three.
+    """
+    from pydicom.filereader import _read_command_set_elements, _read_file_meta_info, read_preamble
+
+    read_preamble(file, False)
+    meta = _read_file_meta_info(file)
+    _read_command_set_elements(file)
+    return meta.get("TransferSyntaxUID")
+
+
+def _count_inflated(file) -> int:
+    """How long the rest of an open file is, inflated. Raises ValueError for very much."""
+    inflating, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    for part in iter(lambda: file.read(BLOCK_BYTES), b""):
+        while part:
+            length += len(inflating.decompress(part, BLOCK_BYTES))
+            part = inflating.unconsumed_tail
+            if length > MAX_INFLATED:
+                raise ValueError(f"more than {MAX_INFLATED} bytes, deflated")
     return length
 
 
@@ -98,8 +110,10 @@ def modality_of(path: Path) -> str:
 
 def check_lengths(path: Path) -> None:
     """Raises EOFError where an element claims to reach beyond its file: GDCM reserves and fills what it claims."""
+    import pydicom
+
     size = inflated_length(path) or path.stat().st_size  # in a deflated file, places count from the inflated dataset
-    dataset = read_dataset(path, defer_size=1024)  # larger ones are passed over, not read
+    dataset = pydicom.dcmread(path, defer_size=1024)  # larger ones are passed over, not read
     for element in dataset.values():
         length = getattr(element, "length", 0)
         if length != 0xFFFFFFFF and getattr(element, "value_tell", 0) + length > size:

@@ -22,7 +22,7 @@ CT_CLASSES = {f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2")}
 HEADER = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID", "Modality",
     "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns",
-    "SamplesPerPixel", "NumberOfFrames",
+    "SamplesPerPixel", "NumberOfFrames", "SeriesNumber",
 ]  # fmt: skip
 # Where slices are missing, a series is filled up to at most this many times its number.
 MOST_MISSING = 5
@@ -30,16 +30,16 @@ MOST_MISSING = 5
 
 def read_series_in_folder(folder: Path, series_uid: str | None, force: bool = False) -> Volume:
     """The CT series of a folder, or the one with that UID. Another modality is refused, or a warning with ``force``."""
-    return _read_series(folder, _headers(folder), series_uid, force)
+    return _read_series(folder, _headers(folder), one_line(series_uid) if series_uid else None, force)
 
 
 def read_series_of_file(path: Path, series_uid: str | None, force: bool = False) -> Volume:
     """A file stands for its series: that of the same folder, or the one it holds (enhanced CT)."""
     with reading("CT", path):
-        header = read_dataset(path, specific_tags=HEADER, stop_before_pixels=True)
-    if str(header.get("Modality")) in NOT_IMAGES:
-        raise CNNSurvivalError(f"The file {path} is a DICOM {header.Modality}, not a CT; give the CT's folder.")
-    uid = series_uid or str(header.get("SeriesInstanceUID", ""))
+        header = _header(path, read_dataset(path, specific_tags=HEADER, stop_before_pixels=True))
+    if header.modality in NOT_IMAGES:
+        raise CNNSurvivalError(f"The file {path} is a DICOM {header.modality}, not a CT; give the CT's folder.")
+    uid = one_line(series_uid) if series_uid else header.series_uid
     return _read_series(path.parent, _headers(path.parent), uid, force)
 
 
@@ -57,6 +57,7 @@ class _Header(NamedTuple):
     uid: str
     series_uid: str
     description: str
+    number: str
     frame_uid: str
     modality: str
     localizer: bool
@@ -116,6 +117,7 @@ def _header(path: Path, dataset) -> _Header:
         uid=str(dataset.get("SOPInstanceUID") or path),
         series_uid=one_line(dataset.get("SeriesInstanceUID", "") or ""),
         description=one_line(dataset.get("SeriesDescription", "") or ""),
+        number=one_line(dataset.get("SeriesNumber", "") or ""),
         frame_uid=one_line(dataset.get("FrameOfReferenceUID", "") or ""),
         modality=one_line(dataset.get("Modality", ""), 16),
         localizer=any("LOCALIZER" in str(part).upper() for part in dataset.get("ImageType") or []),
@@ -135,6 +137,7 @@ def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | Non
     for header in headers:
         (unfit if header.unfit else series).setdefault(header.series_uid, []).append(header)
     chosen = _choose_series(folder, series, unfit, series_uid)
+    _check_nameless(folder, chosen)
     modality = chosen[0].modality
     if modality not in ("", "CT") and not force:
         raise CNNSurvivalError(
@@ -152,20 +155,35 @@ def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | Non
     return Volume(array, ijk_to_lps, (*notes, *more), chosen[0].series_uid or None, chosen[0].frame_uid or None)
 
 
+def _check_nameless(folder: Path, headers: Sequence[_Header]) -> None:
+    """Raises CNNSurvivalError where slices without a SeriesInstanceUID differ in what a series has in common."""
+    if headers[0].series_uid:
+        return
+    if len({(header.modality, header.description, header.frame_uid, header.number) for header in headers}) > 1:
+        raise CNNSurvivalError(
+            f"The folder {folder} holds slices of several series without a SeriesInstanceUID; give a folder with "
+            "only one of them."
+        )
+
+
 def _choose_series(folder: Path, series: dict, unfit: dict, series_uid: str | None) -> list[_Header]:
-    if series_uid and series_uid in series:
+    """series_uid: "" for the series without UID; None where none is asked for."""
+    if series_uid is not None and series_uid in series:
         return series[series_uid]
-    if series_uid and series_uid in unfit:
+    if series_uid is not None and series_uid in unfit:
         held = f"; the CT series of the folder are {_list_series(series)}" if series else "; give the CT's folder"
-        raise UsageError(f"The series {_described(series_uid, unfit[series_uid])} in {folder} is not a CT{held}.")
+        asked = _described(series_uid, unfit[series_uid]).removeprefix("a series ")
+        raise UsageError(f"The series {asked} in {folder} is not a CT{held}.")
     if not series:
         held = f" What it holds: {_list_series(unfit)}." if unfit else ""
         raise CNNSurvivalError(
             f"The folder {folder} holds no DICOM CT slices; give the folder with the CT series, or a NRRD, NIfTI or "
             f"MetaImage file.{held}"
         )
-    if series_uid:
-        raise UsageError(f"The folder {folder} holds no series {series_uid}; it holds {_list_series(series)}.")
+    if series_uid is not None:
+        raise UsageError(
+            f"The folder {folder} holds no series {series_uid or 'without UID'}; it holds {_list_series(series)}."
+        )
     candidates = {uid: s for uid, s in series.items() if s[0].modality == "CT"} or series
     if len(candidates) > 1:
         raise UsageError(

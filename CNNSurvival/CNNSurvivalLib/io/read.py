@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CNNSurvivalError, UsageError
+from ..errors import CNNSurvivalError, UsageError, existing
 from .archive import unpacked
 from .dicom import is_dicom, modality_of
 from .dicom_ct import read_series_in_folder, read_series_of_file
@@ -63,10 +63,7 @@ def read_case(
     Raises CNNSurvivalError, with one sentence, for whatever cannot be read or does not belong together; UsageError,
     its subclass, where another path, name or choice would do.
     """
-    image, mask = Path(image), Path(mask)
-    for what, path in (("CT", image), ("mask", mask)):
-        if not path.exists():
-            raise UsageError(f"There is no {what} at {path}; check the path.")
+    image, mask = existing(image, "CT"), existing(mask, "mask")
     with unpacked([image, mask]) as (image_folder, mask_folder):
         return _read(image_folder, mask_folder, segment, series_uid, force)
 
@@ -86,10 +83,7 @@ def find_segments(mask, wanted: Sequence[str]) -> list[str]:
     UsageError
         Where one of them chooses none, or a name could mean several.
     """
-    mask = Path(mask)
-    if not mask.exists():
-        raise UsageError(f"There is no mask at {mask}; check the path.")
-    with unpacked([mask]) as (folder,):
+    with unpacked([existing(mask, "mask")]) as (folder,):
         path, kind = _mask_file(folder)
         list_them = {"RTSTRUCT": list_structures, "SEG": list_seg, "labels": list_labels}[kind]
         return matching(path, list_them(path), wanted)
