@@ -6,7 +6,6 @@ the order of the cases, and both are written even if they have no rows, so that 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from typing import Callable, Iterable, Mapping, NamedTuple, Optional
@@ -14,13 +13,13 @@ from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 from .engines import create_engine
 from .errors import Cancelled, CNNSurvivalError, UsageError, existing
 from .files import ensure_output_folder, write_csv
-from .hazards import MONTH_DAYS, survival_at
+from .hazards import EIGHTEEN_MONTHS_DAYS, MONTH_DAYS, survival_at
 from .io.case import Case, duplicate_warnings
 from .io.manifest import read_manifest
 from .io.patient_folder import folder_cases
 from .io.read import TumourImage, read_case
 from .prediction import Prediction, predict
-from .report.text import covariates_text, interval_at
+from .report.text import covariates_text, interval_at, plain
 
 PREDICTIONS_HEADER = [
     "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
@@ -31,7 +30,6 @@ PREDICTIONS_HEADER = [
 # Behind these, where the cases have them
 FOLLOW_UP = ("time_days", "event")
 FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
-EIGHTEEN_MONTHS = 18
 STOPPED = "Not done: the run was stopped before."
 OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
@@ -195,8 +193,8 @@ def _several_segments(cases: Iterable[Case]) -> bool:
 def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -> list:
     """A row of predictions.csv; always at the months of its header, whatever the prediction's own horizons are."""
     months = (6, 12, 18, 24, 36)
-    survival = {month: _known(survival_at(p.survival, p.time_days, month * MONTH_DAYS)) for month in months}
-    at_18 = survival[EIGHTEEN_MONTHS]
+    survival = {month: plain(survival_at(p.survival, p.time_days, month * MONTH_DAYS)) for month in months}
+    at_18 = survival[18]
     return [
         patient_id,
         p.slices_used,
@@ -210,14 +208,9 @@ def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -
         int(p.inside_training_range),
         p.volume_cc,
         p.largest_area_mm2,
-        *interval_at(p, EIGHTEEN_MONTHS * MONTH_DAYS),
+        *interval_at(p, EIGHTEEN_MONTHS_DAYS),
         covariates_text(p),
     ]
-
-
-def _known(value) -> Optional[float]:
-    """The number; None for NaN, which stands for beyond the model's horizon."""
-    return None if math.isnan(value) else float(value)
 
 
 # --- For the panel and for Slicer without a window -----------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A prediction in words, and the words that a user writes: horizons in months."""
+"""A prediction in words and single numbers, and the words that a user writes: horizons in months."""
 
 from __future__ import annotations
 
@@ -28,10 +28,22 @@ def sentence(prediction: Prediction) -> str:
 
 def interval_at(prediction: Prediction, days: float) -> tuple[float | None, float | None]:
     """(low, high) of the interval of S at a time; (None, None) where there is none or the time is after the curve."""
+    low, high = interval_curve_at(prediction, days)
+    return plain(low), plain(high)
+
+
+def interval_curve_at(prediction: Prediction, days) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of the interval of S at times; NaN where there is none or the time is after the curve."""
     p = prediction
-    if p.interval_low is None or days > p.time_days[-1]:
-        return None, None
-    return tuple(float(survival_at(curve, p.time_days, days)) for curve in (p.interval_low, p.interval_high))
+    if p.interval_low is None:
+        return np.full(np.shape(days), np.nan), np.full(np.shape(days), np.nan)
+    return survival_at(p.interval_low, p.time_days, days), survival_at(p.interval_high, p.time_days, days)
+
+
+def plain(value):
+    """A Python number for a NumPy one; None for NaN, which stands for what is not known."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def covariates_text(prediction: Prediction) -> str:
