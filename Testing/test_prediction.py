@@ -287,3 +287,31 @@ def test_the_interval_at_a_time_is_that_of_the_tables(sphere, tmp_path, tiny_bun
     assert 0 < rows[0][1][0] < rows[0][1][1] < 1 and rows[2][1] == (None, None)
     none = pr.predict(*case, tiny_bundle)
     assert interval_at(none, 100.0) == (None, None) and horizon_table(none)[1][0][-2:] == [None, None]
+
+
+def test_a_risk_time_between_months_is_rounded_in_words_and_pictures(sphere, tmp_path):
+    from bundle_maker import bundle_info, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report.page import draw_curve
+    from CNNSurvivalLib.report.pdf import Page
+    from CNNSurvivalLib.report.text import sentence
+
+    info = bundle_info()
+    info["aggregation"]["risk_time_days"] = 600
+    found = pr.predict(*sphere(), GEOMETRY, save_bundle(tmp_path / "bundle", info, random_weights()))
+    assert "alive at 19.7 months" in sentence(found)
+    texts = []
+
+    class Canvas(Page):
+        def text(self, x, y, text, *more):
+            texts.append(text)
+
+    draw_curve(Canvas(), found, 0, 0, 320, 235)
+    assert sum(text.endswith("alive at 19.7 months") for text in texts) == 1
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    from training_cli.figures.survival import picture
+
+    shown = [each.get_text() for each in picture(found).findobj(Text)]
+    assert sum(text.endswith("alive at 19.7 months") for text in shown) == 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import CNNSurvivalError
-from ..hazards import MONTH_DAYS, survival_at
+from ..hazards import MONTH_DAYS, months_text, survival_at
 from ..prediction import Prediction
 
 
 def sentence(prediction: Prediction) -> str:
     """The result in one line."""
     p = prediction
-    months = p.bundle.risk_time_days / MONTH_DAYS
+    time = months_text(p.bundle.risk_time_days)
     low, high = interval_at(p, p.bundle.risk_time_days)
     level = p.population.interval_level
     interval = "" if low is None else f" ({level:.0%} interval of this average {low:.0%} to {high:.0%})"
@@ -21,7 +21,7 @@ def sentence(prediction: Prediction) -> str:
     mark = "" if p.inside_training_range else "OUTSIDE what the model learned from. "
     # A bundle of version 1 does not name its population.
     of = "" if p.population.title == p.population.reference_label else f"{p.population.title}: "
-    alive = f"{1 - p.risk:.0%}{interval} of patients with such a tumour{given} to be alive at {months:g} months"
+    alive = f"{1 - p.risk:.0%}{interval} of patients with such a tumour{given} to be alive at {time}"
     higher = f"its risk is higher than that of {p.risk_percentile:.0f}% of the reference cohort"
     return f"{mark}{of}{'the' if of else 'The'} model expects {alive}; {by}{higher} ({p.population.reference_label})."
 
