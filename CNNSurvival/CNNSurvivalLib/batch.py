@@ -6,7 +6,6 @@ the order of the cases, and both are written even if they have no rows, so that 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
@@ -74,24 +73,27 @@ def load_case(case: Case, force: bool = False) -> TumourImage:
     return read_case(image, mask, case.segment, case.series_uid, force)
 
 
-def predict_image(tumour: TumourImage, bundle, engine=None, progress=None, **options) -> Prediction:
-    """The prediction of a CT and mask; options as for ``prediction.predict``."""
-    return predict(tumour.hu, tumour.mask, tumour.ijk_to_ras, bundle, engine, input_warnings=tumour.warnings,
-                   progress=progress, **options)  # fmt: skip
-
-
 def predict_case(case: Case, bundle, engine=None, progress=None, **options) -> Prediction:
-    """The prediction of a case: ``load_case``, then ``predict_image``, with the case's own population and covariates.
+    """The prediction of a case; as ``predict_and_name``."""
+    return predict_and_name(case, bundle, engine, progress, **options)[0]
 
-    The bundle's population and ``covariates`` are those of cases that do not name their own.
+
+def predict_and_name(case: Case, bundle, engine=None, progress=None, **options) -> tuple[Prediction, str]:
+    """(the prediction of a case with its own population and covariates, the name of the segment that was taken).
+
+    options: as for ``prediction.predict``. The bundle's population and ``covariates`` are those of cases that do not
+    name their own.
     """
     if progress is not None:
         progress("Reading CT and mask", 0.0)
     bundle, engine = for_case(case, bundle, engine)
     options["covariates"], notes = covariates_of(case, bundle, options.get("covariates"))
     tumour = load_case(case, options.get("force", False))
-    tumour = replace(tumour, warnings=(*tumour.warnings, *notes))
-    return predict_image(tumour, bundle, engine, progress, **options)
+    prediction = predict(
+        tumour.hu, tumour.mask, tumour.ijk_to_ras, bundle, engine, input_warnings=(*tumour.warnings, *notes),
+        progress=progress, **options,
+    )  # fmt: skip
+    return prediction, tumour.segment_name
 
 
 def for_case(case: Case, bundle, engine=None) -> tuple:
