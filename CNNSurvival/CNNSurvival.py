@@ -102,8 +102,8 @@ class CNNSurvivalParameterNode:
 class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel. It shows the parameter node and the result nodes of its inputs, and computes nothing.
 
-    The boxes Inputs and Advanced are here, the others in CNNSurvivalLib/widgets. The library is imported inside
-    functions: it brings scipy, which would slow Slicer's start.
+    The CT, the tumour and the settings of a prediction are here, the rest in CNNSurvivalLib/widgets. The library is
+    imported inside functions: it brings scipy, which would slow Slicer's start.
     """
 
     def __init__(self, parent=None) -> None:

@@ -124,6 +124,37 @@ def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files
     assert subprocess.run(run[:2], capture_output=True, check=False).returncode == 2
 
 
+@pytest.fixture(params=["headless.py", "cnn-survival predict"])
+def program(request, tmp_path, files):
+    """program(*options) -> exit code of a batch of one case, by each of the two programs."""
+    from CNNSurvivalLib import headless
+    from training_cli import cli
+
+    files("ct.nrrd", "mask.nrrd")
+    (tmp_path / "cases.csv").write_text("patient_id,image,mask\none,ct.nrrd,mask.nrrd\n", encoding="utf-8")
+    command = ["--manifest", str(tmp_path / "cases.csv"), "--output", str(tmp_path / "out")]
+    if request.param == "headless.py":
+        return lambda *options: headless.main([*command, *options])
+    return lambda *options: cli.main(["predict", *command, *options])
+
+
+def test_a_model_is_named_in_the_same_ways_by_both_programs(program, tmp_path, capsys, tiny_bundle):
+    assert program("--model", "absent") == 2
+    assert "There is no model 'absent'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    for model in ("lung-head-neck", str(tiny_bundle.folder)):
+        assert program("--model", model) == 0
+        assert [row["patient_id"] for row in rows_of(tmp_path / "out" / "predictions.csv")] == ["one"]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", ["--min-roi", "--max-slices"])
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "many"])
+def test_numbers_that_cannot_be_are_refused_by_both_programs(program, tmp_path, capsys, option, value):
+    assert program(f"{option}={value}") == 2
+    err = capsys.readouterr().err
+    assert f"{option}: '{value}' is not a whole number, 1 or more" in err and not (tmp_path / "out").exists()
+
+
 def test_the_patients_of_a_scene(tiny_bundle):
     pytest.importorskip("slicer", reason="needs slicer-core")
     import slicer

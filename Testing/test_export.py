@@ -224,6 +224,21 @@ def test_mistakes_are_told_and_nothing_is_written(command, tmp_path, args, words
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(
+    "table, words",
+    [
+        ('[checklists.claim]\n45 = "Here"\n', "CLAIM 2024 has no item '45'; correct the number in the card."),
+        ("[checklists.claims]\n", "There is no checklist 'claims'; there are: claim, tripod_ai."),
+    ],
+)
+def test_a_wrong_checklist_is_told_before_the_bundle_is_written(command, tmp_path, table, words):
+    (tmp_path / "card.toml").write_text(CARD + table, encoding="utf-8")
+    code, _, err = command("run", "--store", "store", *BUNDLE_ARGS, "--card", tmp_path / "card.toml",
+                           "--output", tmp_path / "bundle")  # fmt: skip
+    assert code == 2 and words in err and "Traceback" not in err
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_store_cut_in_another_way_is_refused(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
     run.info["preprocessing"]["hu_window"] = [-100.0, 200.0]

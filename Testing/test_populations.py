@@ -70,6 +70,11 @@ def test_a_bundle_of_version_1_has_one_population_and_the_same_weights(tmp_path)
     assert all(bundle.network_weights[name] is bundle.weights[name] for name in bundle.weights)
 
 
+def terms_of(*sets):
+    """A term for each of these sets of covariates."""
+    return [{"intercept": 0.0, "coefficients": dict.fromkeys(names, 0.1)} for names in sets]
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -79,7 +84,15 @@ def test_a_bundle_of_version_1_has_one_population_and_the_same_weights(tmp_path)
         ({"populations": [population_info(title="")]}, "is not a list of populations"),
         ({"populations": [population_info(offset=[1.0, 2.0])]}, "'offset' is not one number or 19"),
         ({"populations": [population_info(last_layer={"weight": [[1.0]], "bias": [0.0]})]}, "not of shape"),
-        ({"populations": [population_info(terms=[])]}, "one term for each set of its covariates"),
+        *(
+            ({"populations": [population_info(terms=terms_of(*sets))]}, "one term for each set of its covariates")
+            for sets in (
+                [],
+                [["age_years"], ["n_stage"]],
+                [["age_years"], ["n_stage"], ["n_stage"]],
+                [["age_years"], ["n_stage"], ["age_years", "hpv"]],
+            )
+        ),
         ({"populations": [population_info(interval={"level": 2})]}, "is not a list of populations"),
         ({"populations": [population_info(ranges={"age_years": [90, 40]})]}, "is not a list of populations"),
     ],

@@ -701,9 +701,9 @@ def shipped(tmp_path, tiny_bundle, monkeypatch):
     bundles.save_bundle(folder / "one", *_content(tiny_bundle))
     (folder / "default.txt").write_text("one\n")
     monkeypatch.setattr(bundles, "shipped_models_folder", lambda: folder)
-    from training_cli import predict as module
+    from CNNSurvivalLib import api
 
-    monkeypatch.setattr(module, "shipped_models_folder", lambda: folder)
+    monkeypatch.setattr(api, "shipped_models_folder", lambda: folder)
     return folder
 
 

@@ -271,3 +271,47 @@ def test_the_percentile_is_that_of_the_image_alone(sphere, tmp_path):
     both = pr.revise(image, covariates={"age_years": 85})
     assert both.risk > image.risk and both.risk_percentile == pytest.approx(image.risk_percentile, abs=1e-9)
     assert "by the image alone, its risk is higher" in sentence(both) and "alone" not in sentence(image)
+
+
+def test_the_interval_at_a_time_is_that_of_the_tables(sphere, tmp_path, tiny_bundle):
+    from bundle_maker import bundle_info_2, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report.tables import horizon_table
+    from CNNSurvivalLib.report.text import interval_at
+
+    bundle = save_bundle(tmp_path / "bundle", bundle_info_2(), random_weights())
+    case = (*sphere(), GEOMETRY)
+    found = pr.predict(*case, bundle, horizons_months=(18, 60, 600))
+    rows = [(row[1], tuple(row[-2:])) for row in horizon_table(found)[1]]
+    assert [interval_at(found, days) for days, _ in rows] == [interval for _, interval in rows]
+    assert 0 < rows[0][1][0] < rows[0][1][1] < 1 and rows[2][1] == (None, None)
+    none = pr.predict(*case, tiny_bundle)
+    assert interval_at(none, 100.0) == (None, None) and horizon_table(none)[1][0][-2:] == [None, None]
+
+
+def test_a_risk_time_between_months_is_rounded_in_words_and_pictures(sphere, tmp_path):
+    from bundle_maker import bundle_info, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report.page import draw_curve
+    from CNNSurvivalLib.report.pdf import Page
+    from CNNSurvivalLib.report.text import sentence
+
+    info = bundle_info()
+    info["aggregation"]["risk_time_days"] = 600
+    found = pr.predict(*sphere(), GEOMETRY, save_bundle(tmp_path / "bundle", info, random_weights()))
+    assert "alive at 19.7 months" in sentence(found)
+    texts = []
+
+    class Canvas(Page):
+        def text(self, x, y, text, *more):
+            texts.append(text)
+
+    draw_curve(Canvas(), found, 0, 0, 320, 235)
+    assert sum(text.endswith("alive at 19.7 months") for text in texts) == 1
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    from training_cli.figures.survival import picture
+
+    shown = [each.get_text() for each in picture(found).findobj(Text)]
+    assert sum(text.endswith("alive at 19.7 months") for text in shown) == 1

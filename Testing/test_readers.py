@@ -1,7 +1,9 @@
 """CT and mask from files: what is read is what was drawn, and each mistake gets its sentence."""
 
 import itertools
+import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -10,6 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RTStructureSetStorage, generate_uid
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.mrml.inputs import words_of_the_panel
 from CNNSurvivalLib.slices import Preprocessing, extract_slices
 
 sitk = pytest.importorskip("SimpleITK")
@@ -371,6 +374,26 @@ def test_another_modality_than_ct_is_refused_and_a_warning_with_force(tmp_path, 
     assert f"modality {modality}, not CT" in sentence(next((tmp_path / "other").glob("*.dcm")), mask)
     case = read_case(tmp_path / "other", mask, force=True)
     assert f"modality {modality}, not CT" in only(case.warnings)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_another_modality_is_refused_in_the_words_of_the_program(tmp_path, packed):
+    """The panel has a check box, the command line an option; an archive is named in place of its unpacked folder."""
+    given = tmp_path / "other"
+    write_series(given, modality="MR")
+    mask = write_image(tmp_path / "mask.nrrd", box_mask())
+    if packed:
+        given = Path(shutil.make_archive(str(given), "zip", given))
+    advice = "Choose the CT, or "
+    text = sentence(given, mask)
+    assert str(given) in text and text.endswith(f"MR, not CT. {advice}use --force to predict all the same.")
+    assert text.count(advice) == 1
+    with pytest.raises(CNNSurvivalError) as caught, words_of_the_panel():
+        read_case(given, mask)
+    text = str(caught.value)
+    assert str(given) in text and text.endswith(f"{advice}tick 'Predict although the image does not look like a CT' "
+                                                "in the box Advanced.")  # fmt: skip
+    assert "--force" not in text and text.count(advice) == 1
 
 
 def test_a_folder_without_ct(tmp_path):

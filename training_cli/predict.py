@@ -18,10 +18,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
-from CNNSurvivalLib.batch import Outcome, attempt, covariates_of, for_case, load_case, predict_image, write_tables
-from CNNSurvivalLib.bundle import Bundle, default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
+from CNNSurvivalLib.batch import Outcome, attempt, predict_and_name, write_tables
+from CNNSurvivalLib.bundle import Bundle, load_bundle
 from CNNSurvivalLib.engines import create_engine
-from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import find_segments
@@ -99,38 +98,16 @@ def predict_cases(
     return BatchResult(len(cases) - failed, failed, stopped)
 
 
-def find_model(model: str | None) -> Path:
-    """The model's folder: the default one, a folder, or a shipped model by its id."""
-    if model is None:
-        return default_bundle_folder()
-    if Path(model).is_dir():
-        return Path(model)
-    shipped = find_bundles([shipped_models_folder()])
-    for folder, bundle, _ in shipped:
-        if bundle is not None and model in (bundle.id, folder.name):
-            return folder
-    ids = ", ".join(bundle.id for _, bundle, _ in shipped if bundle is not None) or "none"
-    raise UsageError(
-        f"There is no model '{model}': it is neither a folder nor the id of a model that ships with this software "
-        f"({ids})."
-    )
-
-
 # --- One case -------------------------------------------------------------------------------------------------
 
 
 def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
     """(prediction, what it was made from) of one case."""
-    bundle, engine = for_case(case, bundle, engine)
-    covariates, notes = covariates_of(case, bundle, settings.covariates)
-    tumour = load_case(case, settings.force)
-    tumour = replace(tumour, warnings=(*tumour.warnings, *notes))
-    prediction = predict_image(
-        tumour, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices, covariates=covariates,
-        force=settings.force, horizons_months=settings.horizons_months,
+    prediction, segment = predict_and_name(
+        case, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices,
+        covariates=settings.covariates, force=settings.force, horizons_months=settings.horizons_months,
     )  # fmt: skip
-    given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": tumour.segment_name}
-    return prediction, given
+    return prediction, {"image": str(case.image_path), "mask": str(case.mask_path), "segment": segment}
 
 
 def _write_case(prediction: Prediction, given: dict, folder: Path, title: str | None, settings: Settings) -> None:

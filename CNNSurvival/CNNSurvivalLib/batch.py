@@ -6,21 +6,19 @@ the order of the cases, and both are written even if they have no rows, so that 
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from functools import partial
 from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
 from .engines import create_engine
 from .errors import Cancelled, CNNSurvivalError, UsageError
 from .files import ensure_output_folder, write_csv
-from .hazards import MONTH_DAYS, survival_at
+from .hazards import EIGHTEEN_MONTHS_DAYS, MONTH_DAYS, survival_at
 from .io.case import Case, duplicate_warnings
 from .io.manifest import read_manifest
 from .io.patient_folder import folder_cases
 from .io.read import TumourImage, read_case
 from .prediction import Prediction, predict
-from .report.text import covariates_text, interval_at
+from .report.text import covariates_text, interval_at, plain
 
 PREDICTIONS_HEADER = [
     "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
@@ -31,7 +29,6 @@ PREDICTIONS_HEADER = [
 # Behind these, where the cases have them
 FOLLOW_UP = ("time_days", "event")
 FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
-EIGHTEEN_MONTHS = 18
 STOPPED = "Not done: the run was stopped before."
 OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
@@ -75,24 +72,27 @@ def load_case(case: Case, force: bool = False) -> TumourImage:
     return read_case(case.image_path, case.mask_path, case.segment, case.series_uid, force)
 
 
-def predict_image(tumour: TumourImage, bundle, engine=None, progress=None, **options) -> Prediction:
-    """The prediction of a CT and mask; options as for ``prediction.predict``."""
-    return predict(tumour.hu, tumour.mask, tumour.ijk_to_ras, bundle, engine, input_warnings=tumour.warnings,
-                   progress=progress, **options)  # fmt: skip
-
-
 def predict_case(case: Case, bundle, engine=None, progress=None, **options) -> Prediction:
-    """The prediction of a case: ``load_case``, then ``predict_image``, with the case's own population and covariates.
+    """The prediction of a case; as ``predict_and_name``."""
+    return predict_and_name(case, bundle, engine, progress, **options)[0]
 
-    The bundle's population and ``covariates`` are those of cases that do not name their own.
+
+def predict_and_name(case: Case, bundle, engine=None, progress=None, **options) -> tuple[Prediction, str]:
+    """(the prediction of a case with its own population and covariates, the name of the segment that was taken).
+
+    options: as for ``prediction.predict``. The bundle's population and ``covariates`` are those of cases that do not
+    name their own.
     """
     if progress is not None:
         progress("Reading CT and mask", 0.0)
     bundle, engine = for_case(case, bundle, engine)
     options["covariates"], notes = covariates_of(case, bundle, options.get("covariates"))
     tumour = load_case(case, options.get("force", False))
-    tumour = replace(tumour, warnings=(*tumour.warnings, *notes))
-    return predict_image(tumour, bundle, engine, progress, **options)
+    prediction = predict(
+        tumour.hu, tumour.mask, tumour.ijk_to_ras, bundle, engine, input_warnings=(*tumour.warnings, *notes),
+        progress=progress, **options,
+    )  # fmt: skip
+    return prediction, tumour.segment_name
 
 
 def for_case(case: Case, bundle, engine=None) -> tuple:
@@ -194,8 +194,8 @@ def _several_segments(cases: Iterable[Case]) -> bool:
 def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -> list:
     """A row of predictions.csv; always at the months of its header, whatever the prediction's own horizons are."""
     months = (6, 12, 18, 24, 36)
-    survival = {month: _known(survival_at(p.survival, p.time_days, month * MONTH_DAYS)) for month in months}
-    at_18 = survival[EIGHTEEN_MONTHS]
+    survival = {month: plain(survival_at(p.survival, p.time_days, month * MONTH_DAYS)) for month in months}
+    at_18 = survival[18]
     return [
         patient_id,
         p.slices_used,
@@ -209,14 +209,9 @@ def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -
         int(p.inside_training_range),
         p.volume_cc,
         p.largest_area_mm2,
-        *interval_at(p, EIGHTEEN_MONTHS * MONTH_DAYS),
+        *interval_at(p, EIGHTEEN_MONTHS_DAYS),
         covariates_text(p),
     ]
-
-
-def _known(value) -> Optional[float]:
-    """The number; None for NaN, which stands for beyond the model's horizon."""
-    return None if math.isnan(value) else float(value)
 
 
 # --- For the panel and for Slicer without a window -----------------------------------------------------------

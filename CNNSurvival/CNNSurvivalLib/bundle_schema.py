@@ -94,8 +94,9 @@ def _problem_of_population(entry: dict, intervals: int) -> Optional[str]:
             return "'terms' has a covariance or means that do not fit its coefficients"
     known = {covariate["name"] for covariate in entry.get("covariates", [])}
     given = [frozenset(term["coefficients"]) for term in entry.get("terms", [])]
-    wanted = {frozenset(c for i, c in enumerate(sorted(known)) if n >> i & 1) for n in range(1, 2 ** len(known))}
-    if set(given) != wanted or len(given) != len(wanted):
+    # Counted, not listed: of 30 covariates there are a thousand million sets, and the file may be anybody's.
+    complete = len(given) == len(set(given)) == 2 ** len(known) - 1
+    if not complete or not all(names <= known for names in given):
         return "'terms' does not hold one term for each set of its covariates"
     return _problem_of_curve(entry["reference_cohort"]["kaplan_meier"])
 
@@ -123,10 +124,6 @@ def _text(value) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _texts(value) -> bool:
-    return isinstance(value, list) and all(_text(item) for item in value)
-
-
 def _optional(check):
     return lambda value: value is None or check(value)
 
@@ -142,26 +139,6 @@ def _rising(low, high, strictly=False):
     return check
 
 
-def _metric(value) -> bool:
-    """{"name", "cohort", "value", "ci_low", "ci_high"} and, where the metric has one, "horizon_days"."""
-    number = _optional(_number())
-    return (
-        isinstance(value, dict)
-        and all(_text(value.get(key)) for key in ("name", "cohort"))
-        and _number()(value.get("value"))
-        and all(number(value.get(key)) for key in ("ci_low", "ci_high", "horizon_days"))
-    )
-
-
-def _cohort(value) -> bool:
-    """{"name", "use", "patients", "events", "slices", "sites", "dates", "source", "licence", "exclusions"}."""
-    return (
-        isinstance(value, dict)
-        and all(_text(value.get(key)) for key in ("name", "use", "sites", "dates", "source", "licence", "exclusions"))
-        and all(_number(0, whole=True)(value.get(key)) for key in ("patients", "events", "slices"))
-    )
-
-
 def _list_of(check, least=0):
     return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
 
@@ -170,11 +147,11 @@ def _name(value) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None
 
 
-def _is(kind, **checks):
-    """An object with these keys, each fitting its check; keys that end in _ may be missing."""
+def _is(**checks):
+    """An object of JSON with these keys, each fitting its check; keys that end in _ may be missing."""
 
     def check(value):
-        if not isinstance(value, kind):
+        if not isinstance(value, dict):
             return False
         return all(
             each(value[name.rstrip("_")]) if name.rstrip("_") in value else name.endswith("_")
@@ -182,10 +159,6 @@ def _is(kind, **checks):
         )
 
     return check
-
-
-def _numbers(value) -> bool:
-    return isinstance(value, list) and all(map(_number(), value))
 
 
 def _limits(value) -> bool:
@@ -196,42 +169,61 @@ def _named_numbers(value) -> bool:
     return isinstance(value, dict) and len(value) > 0 and all(map(_number(), value.values()))
 
 
+_TEXTS = _list_of(_text)
+_NUMBERS = _list_of(_number())
+_METRIC = _is(
+    name=_text,
+    cohort=_text,
+    value=_number(),
+    ci_low_=_optional(_number()),
+    ci_high_=_optional(_number()),
+    horizon_days_=_optional(_number()),
+)
+_COHORT = _is(
+    name=_text,
+    use=_text,
+    patients=_number(0, whole=True),
+    events=_number(0, whole=True),
+    slices=_number(0, whole=True),
+    sites=_text,
+    dates=_text,
+    source=_text,
+    licence=_text,
+    exclusions=_text,
+)
 _REFERENCE_COHORT = _is(
-    dict,
     label=_text,
-    kaplan_meier=_is(dict, time_days=_rising(0, 1e6, strictly=True), survival=_list_of(_number(0, 1), least=2)),
+    kaplan_meier=_is(time_days=_rising(0, 1e6, strictly=True), survival=_list_of(_number(0, 1), least=2)),
     risk_quantiles=_rising(0, 1),
 )
-_COVARIATE = _is(dict, name=_name, label=_text, low_=_number(), high_=_number(), choices_=_named_numbers)
-_MATRIX = _list_of(_numbers, least=1)
-_TERM = _is(dict, intercept=_number(), coefficients=_named_numbers, means_=_named_numbers, covariance_=_MATRIX)
+_COVARIATE = _is(name=_name, label=_text, low_=_number(), high_=_number(), choices_=_named_numbers)
+_MATRIX = _list_of(_NUMBERS, least=1)
+_TERM = _is(intercept=_number(), coefficients=_named_numbers, means_=_named_numbers, covariance_=_MATRIX)
 _INTERVAL = _is(
-    dict,
     level=_number(0.5, 0.999),
     score_mean=_number(),
-    covariance=lambda v: isinstance(v, list) and len(v) == 2 and all(_numbers(row) and len(row) == 2 for row in v),
+    covariance=lambda v: isinstance(v, list) and len(v) == 2 and all(_NUMBERS(row) and len(row) == 2 for row in v),
     network_variance_=_number(0),
     site_variance_=_number(0),
 )
 _POPULATION = _is(
-    dict,
     name=_name,
     title=_text,
-    offset_=lambda v: _number()(v) or _numbers(v),
-    last_layer_=_is(dict, weight=_list_of(_numbers, least=1), bias=_numbers),
+    offset_=lambda v: _number()(v) or _NUMBERS(v),
+    last_layer_=_is(weight=_MATRIX, bias=_NUMBERS),
     reference_cohort=_REFERENCE_COHORT,
     ranges_=_limits,
     covariates_=_list_of(_COVARIATE),
     terms_=_list_of(_TERM),
     interval_=_optional(_INTERVAL),
-    metrics_=_list_of(_metric),
+    metrics_=_list_of(_METRIC),
 )
 # Path in bundle.json -> (check, what it must be). Fields beyond these are kept and ignored.
 SCHEMA = {
     "name": (_name, "a short name of letters, digits, '.', '_' and '-'"),
     "title": (_text, "a title"),
     "version": (_name, "a version such as '1.0'"),
-    "changes": (_texts, "a list of what changed, newest first"),
+    "changes": (_TEXTS, "a list of what changed, newest first"),
     "created": (_text, "a date"),
     "weights_sha256": (lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None, "a SHA-256"),
     "network.architecture": (lambda v: v == "zhang2020", "'zhang2020'"),
@@ -250,8 +242,8 @@ SCHEMA = {
     "aggregation.method": (lambda v: v == "mean_survival", "'mean_survival'"),
     "aggregation.max_slices": (_number(1, 10_000, whole=True), "a whole number, 1 or more"),
     "aggregation.risk_time_days": (_number(1, 1e6), "a number of days"),
-    "cohorts": (_list_of(_cohort, least=1), "a list of cohorts with their sizes, events, sites, dates and licences"),
-    "metrics": (_list_of(_metric), "a list of metrics with name, cohort, value and interval"),
+    "cohorts": (_list_of(_COHORT, least=1), "a list of cohorts with their sizes, events, sites, dates and licences"),
+    "metrics": (_list_of(_METRIC), "a list of metrics with name, cohort, value and interval"),
     "self_test.images": (_text, "images as text"),
     "self_test.hazards": (_list_of(_list_of(_number(0, 1), least=1), least=1), "a list of hazards per image"),
     "card.intended_use": (_text, "a text"),
@@ -263,10 +255,10 @@ SCHEMA = {
     "card.contours": (_text, "a text"),
     "card.external_validation": (_text, "a text, 'none' if there was none"),
     "card.calibration": (_text, "a text"),
-    "card.out_of_scope": (_texts, "a list of texts"),
-    "card.limitations": (_texts, "a list of texts"),
+    "card.out_of_scope": (_TEXTS, "a list of texts"),
+    "card.limitations": (_TEXTS, "a list of texts"),
     "card.licence": (_text, "a text"),
-    "card.citation": (_texts, "a list of texts"),
+    "card.citation": (_TEXTS, "a list of texts"),
     "training": (lambda v: isinstance(v, dict), "the settings of the training run"),
 }
 # Of format version 1 alone, which has one population without a name, and of version 2.

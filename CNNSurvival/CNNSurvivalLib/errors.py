@@ -24,9 +24,12 @@ class UsageError(CNNSurvivalError):
 class NotACT(CNNSurvivalError):
     """The image does not look like a CT. ``problem`` says why, without what to do, which differs between programs."""
 
+    ADVICE = " Choose the CT, or use --force to predict all the same."
+
     def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem} Choose the CT, or use --force to predict all the same.")
-        self.problem = problem
+        # The reader of archives makes an error again from its whole text, in which it corrects the path.
+        self.problem = problem[: -len(self.ADVICE)] if problem.endswith(self.ADVICE) else problem
+        super().__init__(self.problem + self.ADVICE)
 
 
 def exit_code(error: CNNSurvivalError) -> int:

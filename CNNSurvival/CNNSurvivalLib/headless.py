@@ -30,13 +30,13 @@ def main(arguments=None) -> int:
 
 
 def _run(options) -> int:
+    from CNNSurvivalLib.api import load_model
     from CNNSurvivalLib.batch import cases_of, predict_case, run_batch, sentence, write_tables
-    from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
     from CNNSurvivalLib.engines import create_engine
     from CNNSurvivalLib.errors import DONE, SOME_FAILED
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
-    bundle = load_bundle(options.model or default_bundle_folder()).for_population(options.population)
+    bundle = load_model(options.model).for_population(options.population)
     bundle.population.read(dict(options.covariate))  # what is wrong with a value is wrong with every case
     engine = create_engine("numpy", bundle)
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
@@ -65,14 +65,21 @@ def _parser() -> argparse.ArgumentParser:
     cases.add_argument("--folder", metavar="FOLDER", help="a folder with a sub-folder for each patient, or with pairs "
                        "of files")  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FOLDER", help="gets predictions.csv and failures.csv")
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model's folder (default: the one that ships)")
-    parser.add_argument("--min-roi", type=int, metavar="PX", help="as in cnn-survival predict")
-    parser.add_argument("--max-slices", type=int, metavar="N", help="as in cnn-survival predict")
+    parser.add_argument("--model", metavar="MODEL", help="a model's folder, or the id of one that ships (default: the "
+                        "model that ships as the default)")  # fmt: skip
+    parser.add_argument("--min-roi", type=_whole_number, metavar="PX", help="as in cnn-survival predict")
+    parser.add_argument("--max-slices", type=_whole_number, metavar="N", help="as in cnn-survival predict")
     parser.add_argument("--population", metavar="NAME", help="as in cnn-survival predict")
     parser.add_argument("--covariate", type=_named_value, action="append", default=[], metavar="NAME=VALUE",
                         help="as in cnn-survival predict")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="as in cnn-survival predict")
     return parser
+
+
+def _whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 1 or more")
+    return int(text)
 
 
 def _named_value(text: str) -> tuple[str, str]:

@@ -272,7 +272,9 @@ def aggregate(
     outside = tuple(outside_ranges(bundle.population, _measures(slices, covariates)))
     own = _warnings(bundle, slices, slice_risk, used, provenance)
     warnings = (*outside, *input_warnings, *slices.warnings, *own)
-    interval_low, interval_high = _interval(bundle, hazards[used], shift, covariates)
+    image = survival if shift == 0 else survival_function(hazards[used]).mean(axis=0)
+    image_survival = float(survival_at(image, edges, risk_time))
+    interval_low, interval_high = _interval(bundle.population, hazards[used], image_survival, shift, covariates)
     return Prediction(
         bundle=bundle,
         slices=slices,
@@ -290,7 +292,7 @@ def aggregate(
         horizon_survival=survival_at(survival, edges, np.array(horizons_months) * MONTH_DAYS),
         risk=risk,
         slice_risk=slice_risk,
-        risk_percentile=bundle.population.risk_percentile(_image_risk(bundle, hazards[used], risk, shift)),
+        risk_percentile=bundle.population.risk_percentile(1 - image_survival),
         median_survival_days=median_survival(survival, edges),
         rmst_days=restricted_mean_survival(survival, edges),
         rmst_horizon_days=float(edges[-1]),
@@ -363,25 +365,19 @@ def _measures(slices: RankedSlices, covariates: Mapping) -> dict:
     return {**size, "volume_cc": slices.volume_cc, **covariates}
 
 
-def _image_risk(bundle: Bundle, hazards: np.ndarray, risk: float, shift: float) -> float:
-    """The risk without the covariates; hazards: of the used slices, of the image alone."""
-    if shift == 0:
-        return risk
-    survival = survival_function(hazards).mean(axis=0)
-    return 1 - float(survival_at(survival, bundle.edges_days, bundle.risk_time_days))
-
-
-def _interval(bundle: Bundle, hazards: np.ndarray, shift: float, covariates: Mapping) -> tuple:
+def _interval(
+    population: Population, hazards: np.ndarray, image_survival: float, shift: float, covariates: Mapping
+) -> tuple:
     """(low, high) of S at the edges, or (None, None): the curve with the hazards' logits moved by z standard errors.
 
-    hazards: of the used slices, of the image alone. The standard error is that of the image's score.
+    hazards: of the used slices, of the image alone. image_survival: their S at the risk time. The standard error is
+    that of the image's score.
     """
-    level = bundle.population.interval_level
+    level = population.interval_level
     if level is None:
         return None, None
-    image_alone = survival_function(hazards).mean(axis=0)
-    score = patient_score(float(survival_at(image_alone, bundle.edges_days, bundle.risk_time_days)))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * bundle.population.shift_error(score, covariates)
+    error = population.shift_error(patient_score(image_survival), covariates)
+    reach = NormalDist().inv_cdf((1 + level) / 2) * error
     return tuple(survival_function(shifted(hazards, shift + sign * reach)).mean(axis=0) for sign in (1, -1))
 
 

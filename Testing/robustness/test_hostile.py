@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -241,6 +242,19 @@ def predicted(case, mask, image="ct"):
 
     found = read_case(case / image, mask, "GTV-1")
     return predict(found.hu, found.mask, found.ijk_to_ras, load_bundle(case / "bundle"), max_slices=1)
+
+
+@pytest.mark.parametrize("count", [30, 2_000])
+def test_a_population_of_very_many_covariates_is_refused_at_once(count):
+    """n covariates have 2^n sets; a term is wanted for each of them."""
+    from bundle_maker import bundle_info_2, population_info
+    from CNNSurvivalLib.bundle_schema import problem_of
+
+    covariates = [{"name": f"c{n}", "label": "c", "low": 0, "high": 1} for n in range(count)]
+    info = {**bundle_info_2([population_info(covariates=covariates)]), "format_version": 2, "weights_sha256": "0" * 64}
+    start = time.monotonic()
+    assert "one term for each set of its covariates" in problem_of(info)
+    assert time.monotonic() - start < 1
 
 
 # --- Paths, links, pipes and devices --------------------------------------------------------------------------------

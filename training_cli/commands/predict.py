@@ -88,6 +88,7 @@ def covariates(options) -> dict:
 
 def _run_predict(options) -> int:
     _check_predict_options(options)
+    from CNNSurvivalLib.api import find_model
     from CNNSurvivalLib.bundle import load_bundle
     from CNNSurvivalLib.io.case import Case
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
@@ -97,7 +98,7 @@ def _run_predict(options) -> int:
     from ..cohort.tables import read_manifest
 
     settings = predict.Settings(
-        predict.find_model(options.model), options.engine, options.min_roi, options.max_slices, options.population,
+        find_model(options.model), options.engine, options.min_roi, options.max_slices, options.population,
         covariates(options), options.force, options.horizons or predict.HORIZONS_MONTHS, options.report,
     )  # fmt: skip
     bundle = load_bundle(settings.model).for_population(settings.population)

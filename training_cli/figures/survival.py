@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from CNNSurvivalLib.files import atomic_write
-from CNNSurvivalLib.hazards import MONTH_DAYS
+from CNNSurvivalLib.hazards import MONTH_DAYS, months_text
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, SPREAD_PERCENTILES, Prediction
+from CNNSurvivalLib.report.page import OUTSIDE
 from CNNSurvivalLib.report.pictures import tumour_window
 from CNNSurvivalLib.report.tables import horizon_table
 from CNNSurvivalLib.report.text import covariates_text, median_text, sentence, size_text
@@ -26,15 +26,7 @@ OUTSIDE_BAND = "#ecc9a8"
 LEFT, RIGHT, PANEL_LEFT, PANEL_RIGHT = 0.066, 0.632, 0.672, 0.976  # the curve, and the panel beside it
 SHOWN_SLICES = 4
 SPREAD = "#5f8f9c"
-OUTSIDE = "Outside what the model learned from"
 SCALE_BAR_MM = 20
-
-
-def survival_figure(prediction: Prediction, path, title: str | None = None) -> None:
-    """Write ``survival_png`` to a file. Raises CNNSurvivalError where the file cannot be written."""
-    content = survival_png(prediction, title)
-    with atomic_write(path, "wb") as stream:
-        stream.write(content)
 
 
 def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
@@ -132,7 +124,7 @@ def _mark_risk_time(axes, p: Prediction) -> None:
     axes.plot(month, value, "o", color=_color(p), ms=7, mec="white", mew=1.4, zorder=6)
     above = value < 0.62  # higher up is the legend
     axes.annotate(
-        f"{value:.0%} alive at {month:g} months", (month, value if above else 0.03),
+        f"{value:.0%} alive at {months_text(p.bundle.risk_time_days)}", (month, value if above else 0.03),
         xytext=(11, 9) if above else (6, 0), textcoords="offset points", color=_color(p), fontsize=11,
         fontweight="bold", va="bottom", ha="left", zorder=7,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"},

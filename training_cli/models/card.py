@@ -11,6 +11,7 @@ from CNNSurvivalLib.hazards import months_text
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
 from ..toml_file import OptionalText, OptionalTexts, Table, Text, checked, read_toml
+from .checklists import checklists_markdown
 
 TEST = "test"
 OUT_OF_SCOPE = ["Other diseases than the one above", "MR, PET, cone-beam CT", "Contours of anything but the primary "
@@ -84,11 +85,13 @@ def read_card(path) -> Card:
     Raises
     ------
     UsageError
-        For a file that is missing or not TOML, and for the first key that is missing, empty, unknown or of another
-        kind than it must be.
+        For a file that is missing or not TOML, for the first key that is missing, empty, unknown or of another kind
+        than it must be, and for a checklist or an item of one that there is not.
     """
     path, _, content = read_toml(path, "card")
-    return checked(Card, content, f"card '{path}'", 'write it, or "not known"')
+    card = checked(Card, content, f"card '{path}'", 'write it, or "not known"')
+    checklists_markdown({"checklists": card.checklists})  # before hours of work, and before anything is written
+    return card
 
 
 def card_info(

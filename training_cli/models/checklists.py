@@ -21,10 +21,7 @@ from pathlib import Path
 
 from CNNSurvivalLib.errors import UsageError
 
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    import tomli as tomllib
+from ..toml_file import tomllib
 
 ITEMS_FILE = Path(__file__).with_name("checklists.toml")
 NOT_DONE = "not done"
@@ -80,7 +77,7 @@ def checklist_markdown(checklist: Checklist, answers: Mapping[str, str]) -> str:
     rows = checklist_rows(checklist, answers)
     done = sum(where != NOT_DONE for _, _, where in rows)
     lines = ["| Item | What | Where |", "| --- | --- | --- |"]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
     about = f"{checklist.about} ({checklist.source}). {done} of {len(rows)} items are answered."
     return f"### {checklist.title}\n\n{about}\n\n" + "\n".join(lines)
 
@@ -97,6 +94,6 @@ def checklists_markdown(card: Mapping) -> str:
     return "\n\n".join(checklist_markdown(one, answered.get(key, {})) for key, one in known.items())
 
 
-def _cell(text: str) -> str:
+def markdown_text(value) -> str:
     """A text on one line that Markdown takes for nothing but text."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(str(value).split()))

@@ -5,7 +5,6 @@ The words and their order are in the template ``MODEL_CARD.md.j2``; here is what
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import jinja2
@@ -13,7 +12,7 @@ import numpy as np
 
 from CNNSurvivalLib.hazards import MONTH_DAYS, months_text
 
-from .checklists import checklists_markdown
+from .checklists import checklists_markdown, markdown_text
 
 CARD_FILE = "MODEL_CARD.md"
 TEMPLATE_FILE = Path(__file__).with_name("MODEL_CARD.md.j2")
@@ -76,7 +75,7 @@ def model_card(info: dict) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )  # no autoescape: Markdown is escaped by the filter "text"
     environment.filters.update(
-        text=_text, sentence=_sentence, months=months_text, percent="{:.0%}".format, interval=_interval,
+        text=markdown_text, sentence=_sentence, months=months_text, percent="{:.0%}".format, interval=_interval,
         metric_name=_metric_name,
     )  # fmt: skip
     return environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8")).render(
@@ -177,10 +176,5 @@ def _interval(metric: dict) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = _text(text)
+    text = markdown_text(text)
     return text if text.endswith((".", "!", "?")) else text + "."
-
-
-def _text(value) -> str:
-    """A text on one line that Markdown takes for nothing but text."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(str(value).split()))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import CNNSurvivalError, UsageError
+from ..errors import CNNSurvivalError, NotACT, UsageError
 from .dicom import check_lengths, decoding, import_highdicom, read_dataset
 from .grid import OFF_PLACE, Volume, plane_normal
 from .quiet import reading
@@ -140,10 +140,7 @@ def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | Non
     _check_nameless(folder, chosen)
     modality = chosen[0].modality
     if modality not in ("", "CT") and not force:
-        raise CNNSurvivalError(
-            f"The series in {folder} is of modality {modality}, not CT; choose the CT, or use --force to predict all "
-            "the same."
-        )
+        raise NotACT(f"The series in {folder} is of modality {modality}, not CT.")
     notes = [] if modality == "CT" else [
         f"The series is of modality {modality or 'unknown'}, not CT; the model was trained on Hounsfield units, so the "
         "result means nothing for other images."

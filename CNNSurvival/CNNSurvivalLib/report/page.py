@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 
 from ..files import atomic_write
-from ..hazards import MONTH_DAYS, step_curve
+from ..hazards import MONTH_DAYS, months_text, step_curve
 from ..prediction import RESEARCH_USE_ONLY, Prediction
 from .pdf import A4, BOLD, REGULAR, Page, text_width, wrapped
 from .pictures import tumour_window
@@ -109,10 +109,8 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
     canvas.polyline([at(risk_month, 0), mark, at(0, 1 - p.risk)], color, 0.6 * scale, (3 * scale, 2 * scale))
     # At the bottom, or right above the point where the curve itself runs there.
     baseline = bottom - 0.6 * size if 1 - p.risk > 0.3 else mark[1] - size
-    canvas.text(
-        at(risk_month, 0)[0] + 0.5 * size, baseline, f"{1 - p.risk:.0%} alive at {risk_month:g} months",
-        size, BOLD, color,
-    )  # fmt: skip
+    alive = f"{1 - p.risk:.0%} alive at {months_text(p.bundle.risk_time_days)}"
+    canvas.text(at(risk_month, 0)[0] + 0.5 * size, baseline, alive, size, BOLD, color)
     if not p.inside_training_range:
         _banner(canvas, left, right, top - 0.9 * size, size)
     _legend(canvas, p, right, top, size, scale)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..hazards import MONTH_DAYS, step_survival_at, survival_at
 from ..prediction import RESEARCH_USE_ONLY, Prediction
-from .text import sentence
+from .text import interval_curve_at, plain, sentence
 
 
 def curve_table(prediction: Prediction) -> tuple[list[str], list[list]]:
@@ -18,7 +18,7 @@ def curve_table(prediction: Prediction) -> tuple[list[str], list[list]]:
               "survival_ci_low", "survival_ci_high"]  # fmt: skip
     p = prediction
     reference = step_survival_at(*p.bundle.population.kaplan_meier, p.time_days)
-    interval = _interval_at(p, p.time_days)
+    interval = interval_curve_at(p, p.time_days)
     columns = (p.time_days, p.time_days / MONTH_DAYS, p.survival, p.survival_low, p.survival_high, reference, *interval)
     return header, _rows(columns)
 
@@ -31,15 +31,8 @@ def horizon_table(prediction: Prediction) -> tuple[list[str], list[list]]:
     days = np.array(p.horizons_months) * MONTH_DAYS
     low, high = (survival_at(curve, p.time_days, days) for curve in (p.survival_low, p.survival_high))
     reference = step_survival_at(*p.bundle.population.kaplan_meier, days)
-    columns = (p.horizons_months, days, p.horizon_survival, low, high, reference, *_interval_at(p, days))
+    columns = (p.horizons_months, days, p.horizon_survival, low, high, reference, *interval_curve_at(p, days))
     return header, _rows(columns)
-
-
-def _interval_at(p: Prediction, days: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The interval of S at times; NaN where there is none."""
-    if p.interval_low is None:
-        return np.full(len(days), np.nan), np.full(len(days), np.nan)
-    return survival_at(p.interval_low, p.time_days, days), survival_at(p.interval_high, p.time_days, days)
 
 
 def slice_table(prediction: Prediction) -> tuple[list[str], list[list]]:
@@ -77,7 +70,7 @@ def to_dict(prediction: Prediction) -> dict:
         "risk": p.risk,
         "risk_time_days": p.bundle.risk_time_days,
         "risk_percentile": p.risk_percentile,
-        "survival_at_months": {str(m): _plain(s) for m, s in zip(p.horizons_months, p.horizon_survival)},
+        "survival_at_months": {str(m): plain(s) for m, s in zip(p.horizons_months, p.horizon_survival)},
         "median_survival_days": p.median_survival_days,
         "rmst_days": p.rmst_days,
         "rmst_horizon_days": p.rmst_horizon_days,
@@ -98,15 +91,9 @@ def to_dict(prediction: Prediction) -> dict:
 
 
 def _rows(columns) -> list[list]:
-    return [[_plain(value) for value in row] for row in zip(*columns)]
+    return [[plain(value) for value in row] for row in zip(*columns)]
 
 
 def _records(table) -> list[dict]:
     header, rows = table
     return [dict(zip(header, row)) for row in rows]
-
-
-def _plain(value):
-    """A Python number; None for NaN."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and np.isnan(value) else value

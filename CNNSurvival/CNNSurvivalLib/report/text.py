@@ -1,18 +1,18 @@
-"""A prediction in words, and the words that a user writes: horizons in months."""
+"""A prediction in words and single numbers, and the words that a user writes: horizons in months."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..errors import CNNSurvivalError
-from ..hazards import MONTH_DAYS, survival_at
+from ..hazards import MONTH_DAYS, months_text, survival_at
 from ..prediction import Prediction
 
 
 def sentence(prediction: Prediction) -> str:
     """The result in one line."""
     p = prediction
-    months = p.bundle.risk_time_days / MONTH_DAYS
+    time = months_text(p.bundle.risk_time_days)
     low, high = interval_at(p, p.bundle.risk_time_days)
     level = p.population.interval_level
     interval = "" if low is None else f" ({level:.0%} interval of this average {low:.0%} to {high:.0%})"
@@ -21,17 +21,29 @@ def sentence(prediction: Prediction) -> str:
     mark = "" if p.inside_training_range else "OUTSIDE what the model learned from. "
     # A bundle of version 1 does not name its population.
     of = "" if p.population.title == p.population.reference_label else f"{p.population.title}: "
-    alive = f"{1 - p.risk:.0%}{interval} of patients with such a tumour{given} to be alive at {months:g} months"
+    alive = f"{1 - p.risk:.0%}{interval} of patients with such a tumour{given} to be alive at {time}"
     higher = f"its risk is higher than that of {p.risk_percentile:.0f}% of the reference cohort"
     return f"{mark}{of}{'the' if of else 'The'} model expects {alive}; {by}{higher} ({p.population.reference_label})."
 
 
 def interval_at(prediction: Prediction, days: float) -> tuple[float | None, float | None]:
     """(low, high) of the interval of S at a time; (None, None) where there is none or the time is after the curve."""
+    low, high = interval_curve_at(prediction, days)
+    return plain(low), plain(high)
+
+
+def interval_curve_at(prediction: Prediction, days) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of the interval of S at times; NaN where there is none or the time is after the curve."""
     p = prediction
-    if p.interval_low is None or days > p.time_days[-1]:
-        return None, None
-    return tuple(float(survival_at(curve, p.time_days, days)) for curve in (p.interval_low, p.interval_high))
+    if p.interval_low is None:
+        return np.full(np.shape(days), np.nan), np.full(np.shape(days), np.nan)
+    return survival_at(p.interval_low, p.time_days, days), survival_at(p.interval_high, p.time_days, days)
+
+
+def plain(value):
+    """A Python number for a NumPy one; None for NaN, which stands for what is not known."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def covariates_text(prediction: Prediction) -> str:

@@ -1,1 +1,4 @@
-"""The boxes of Slicer's panel, a file each, and two helpers: runner and painter. May import qt; computes nothing."""
+"""The boxes of Slicer's panel and their parts; helpers: runner, painter, predict_button.
+
+May import qt; computes nothing.
+"""
