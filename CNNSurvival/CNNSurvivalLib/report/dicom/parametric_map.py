@@ -45,7 +45,7 @@ def parametric_map(study: Study, images: tuple, values: np.ndarray, ijk_to_lps: 
         pixel_array=np.ascontiguousarray(values[planes], np.float32),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=0, window_width=2 * largest)],
+        **_window(2 * largest),
         content_label="RISK",
         content_description="What the predicted risk rests on (occlusion)",
         content_qualification="RESEARCH",
@@ -54,3 +54,15 @@ def parametric_map(study: Study, images: tuple, values: np.ndarray, ijk_to_lps: 
     )
     dataset.Laterality, dataset.BurnedInAnnotation = "", "NO"
     return finished(dataset, study, "CNN Survival: what the risk rests on")
+
+
+def _window(width: float) -> dict:
+    """The window about 0, by the name that the installed highdicom takes it (another from 0.28 on)."""
+    import inspect
+
+    import highdicom as hd
+
+    needed = inspect.signature(hd.pm.ParametricMap.__init__).parameters.get("window_center")
+    if needed is not None and needed.default is inspect.Parameter.empty:
+        return {"window_center": 0.0, "window_width": width}
+    return {"voi_lut_transformations": [hd.VOILUTTransformation(window_center=0.0, window_width=width)]}
