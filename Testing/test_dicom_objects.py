@@ -4,6 +4,8 @@ Those that need highdicom or a program skip without it; the others also run with
 """
 
 import io
+import json
+import logging
 import shutil
 import socket
 import subprocess
@@ -19,9 +21,9 @@ pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("SimpleITK")
 
 import dicom_maker as maker  # noqa: E402
+from CNNSurvivalLib.engines import create_engine  # noqa: E402
 from CNNSurvivalLib.errors import CNNSurvivalError  # noqa: E402
 from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid  # noqa: E402
-from CNNSurvivalLib.engines import create_engine  # noqa: E402
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, predict  # noqa: E402
 from CNNSurvivalLib.report.dicom import folder as objects  # noqa: E402
 from CNNSurvivalLib.report.dicom.secondary_capture import pixels_of  # noqa: E402
@@ -199,7 +201,8 @@ def test_names_of_every_alphabet_stay(tmp_path, case, charset):
     name = NAMES[charset]
     ct = maker.write_ct(tmp_path / "named", case.hu, charset.split("\\"), PatientName=name)
     assert str(pydicom.dcmread(ct[0]).PatientName) == name
-    for path, each in write(case.folder, ct, case.prediction, case.mask, name="Lungentumor rechts, größer").found.items():
+    written = write(case.folder, ct, case.prediction, case.mask, name="Lungentumor rechts, größer")
+    for path, each in written.found.items():
         assert str(each.PatientName) == name, path
         assert each.SpecificCharacterSet == "ISO_IR 192"
 
@@ -218,6 +221,18 @@ def test_sequences_of_the_patient_are_copied_with_their_texts(tmp_path, case):
     for each in write(case.folder, ct, case.prediction, case.mask).found.values():
         assert each.OtherPatientIDsSequence[0].IssuerOfPatientID == "Spital Zürich"
         assert each.PatientIdentityRemoved == "YES" and each.DeidentificationMethod
+
+
+def test_no_log_keeps_what_the_source_says(tmp_path, case, caplog):
+    """Slicer's log keeps what the libraries log, and people post it."""
+    ct = maker.write_ct(tmp_path / "wrong", case.hu, PatientBirthDate="Zq7Secret", PatientSex="zq7secret")
+    with caplog.at_level(logging.DEBUG):
+        caplog.clear()
+        objects.write_dicom(
+            case.prediction, read_study(ct), objects.Tumour(case.mask, maker.ijk_to_ras(), "GTVp"), case.folder,
+            report=b"%PDF-", curve=maker.picture()[0],
+        )  # fmt: skip
+    assert "zq7secret" not in caplog.text.lower() and "Muster" not in caplog.text
 
 
 # --- What is left out, and why ----------------------------------------------------------------------------------------
@@ -451,8 +466,6 @@ def orthanc(tmp_path):
     place.mkdir()
     settings = {"StorageDirectory": str(place), "IndexDirectory": str(place), "HttpServerEnabled": False,
                 "DicomPort": port, "DicomAet": "ORTHANC", "DicomAlwaysAllowFind": True, "Plugins": []}  # fmt: skip
-    import json
-
     (tmp_path / "orthanc.json").write_text(json.dumps(settings))
     server = shutil.which("Orthanc")
     with (tmp_path / "orthanc.log").open("wb") as log:

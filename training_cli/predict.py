@@ -20,11 +20,11 @@ from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, predict_and_read, write_tables
 from CNNSurvivalLib.bundle import Bundle, load_bundle
 from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
-from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.report.case_folder import write_case_folder
 from CNNSurvivalLib.report.dicom.folder import FOLDER, Tumour, write_dicom
 from CNNSurvivalLib.report.dicom.study import Study, read_study

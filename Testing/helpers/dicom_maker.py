@@ -1,4 +1,4 @@
-"""A CT as DICOM files with the tags of a scanner, and a prediction from it; needs pydicom 2.4 or newer, nothing else."""
+"""A CT as DICOM files with the tags of a scanner, and a picture; needs pydicom 2.4 or newer and SimpleITK."""
 
 from __future__ import annotations
 

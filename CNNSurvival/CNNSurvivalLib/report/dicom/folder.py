@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ...files import atomic_write, ensure_output_folder
+from ...io.quiet import without_warnings
 from ...prediction import Prediction
 from .encapsulated_pdf import encapsulated_pdf
 from .instance import encoded
@@ -31,6 +31,7 @@ NOT_IN_PLACE = (
     "The tumour, the numbers and the map were not written as DICOM: the CT does not lie where its DICOM files say, or "
     "these say too little of where it lies; take away the CT's transform, or load it from DICOM again."
 )
+EMPTY_MAP = "The map was not written as DICOM: hiding a part of the tumour changes nothing."
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ def write_dicom(
         Where a file cannot be written.
     """
     title = f"Predicted survival, {prediction.bundle.id}"[:1024]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's and highdicom's, of what the source says
+    with without_warnings():  # pydicom's and highdicom's, of what the source says
         objects = {REPORT: encapsulated_pdf(study, report, title, named), CURVE: secondary_capture(study, curve)}
         more, notes = _with_places(prediction, study, tumour, risk_map)
         files = {name: encoded(dataset) for name, dataset in {**objects, **more}.items()}
@@ -138,7 +138,9 @@ def _with_places(prediction: Prediction, study: Study, tumour: Tumour, risk_map)
         objects[TUMOUR], number = segmentation(study, images, tumour.mask, matrix, tumour.name), 1
         seg = objects[TUMOUR]
     objects[NUMBERS] = structured_report(study, prediction, tumour.name, seg, number)
-    drawn = None if risk_map is None else parametric_map(study, images, risk_map, matrix)
-    if drawn is not None:
-        objects[MAP] = drawn
+    if risk_map is None:
+        return objects, []
+    if not risk_map.any():
+        return objects, [EMPTY_MAP]
+    objects[MAP] = parametric_map(study, images, risk_map, matrix)
     return objects, []

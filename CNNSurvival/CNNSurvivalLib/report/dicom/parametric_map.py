@@ -18,19 +18,16 @@ def parametric_map(study: Study, images: tuple, values: np.ndarray, ijk_to_lps: 
     images : tuple of pydicom.Dataset
         The CT's, from ``study.images_on_grid`` for this grid.
     values : ndarray of float32, shape [k, j, i]
-        From ``explanation.on_ct_grid``: percentage points of risk.
+        From ``explanation.on_ct_grid``: percentage points of risk, not 0 everywhere.
     ijk_to_lps : ndarray, shape [4, 4]
 
     Returns
     -------
-    highdicom.pm.ParametricMap or None
-        None where the map is 0 everywhere.
+    highdicom.pm.ParametricMap
     """
     import highdicom as hd
 
     planes = np.flatnonzero(values.any(axis=(1, 2)))
-    if not planes.size:
-        return None
     largest = float(np.abs(values).max())
     percent = hd.sr.CodedConcept("%", "UCUM", "percent")
     mapping = hd.pm.RealWorldValueMapping(

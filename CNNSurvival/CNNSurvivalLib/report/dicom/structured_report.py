@@ -93,9 +93,7 @@ def _measurements(p: Prediction) -> list:
         months, survival = f"{row['horizon_months']:g}", 100 * row["survival"]
         meaning = f"Predicted probability to be alive at {months} months"
         interval = _uncertainty(survival, row["survival_ci_low"], row["survival_ci_high"])
-        found.append(
-            measurement(f"S{months.replace('.', '_')}M", meaning, survival, _PERCENT, properties=interval)
-        )
+        found.append(measurement(f"S{months.replace('.', '_')}M", meaning, survival, _PERCENT, properties=interval))
     if p.median_survival_days is not None:
         median = p.median_survival_days / MONTH_DAYS
         found.append(measurement("MEDIAN", "Predicted median survival", median, _MONTH))

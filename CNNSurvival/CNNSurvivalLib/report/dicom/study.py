@@ -8,7 +8,6 @@ and the source lacks is there and empty.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import numpy as np
 from ...errors import CNNSurvivalError
 from ...io.dicom import read_dataset
 from ...io.grid import OFF_PLACE
+from ...io.quiet import without_warnings
 
 UTF_8 = "ISO_IR 192"
 # DICOM PS3.3, types 1 and 2 of the modules Patient (C.7.1.1) and General Study (C.7.2.1)
@@ -97,8 +97,7 @@ def read_study(files: Iterable) -> Study:
         Where the files do not say to which study and series they belong, or cannot be read.
     """
     wanted = [*REQUIRED, *OPTIONAL, *_IMAGE]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, of dates and names that are none
+    with without_warnings():  # pydicom's, of dates and names that are none
         headers = [_header(path, wanted) for path in files]
         if not headers or not all(_has_uids(header) for header in headers):
             raise CNNSurvivalError(
@@ -204,7 +203,10 @@ def _header(path, wanted: list):
         raise CNNSurvivalError(
             f"The CT's DICOM file {path} cannot be read; check that it is still there and whole."
         ) from error
-    for keyword, other in (("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID")):
+    for keyword, other in (
+        ("SOPClassUID", "MediaStorageSOPClassUID"),
+        ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+    ):
         if not header.get(keyword) and header.file_meta.get(other):
             setattr(header, keyword, header.file_meta.get(other))
     return header
@@ -267,7 +269,9 @@ def _element(header, keyword: str):
     except Exception:  # a number that is none
         return None
     if keyword not in IDENTIFYING:
-        if not all(_fits(value, element.VR) for value in values) or (keyword == "PatientSex" and values[0] not in _SEXES):
+        if not all(_fits(value, element.VR) for value in values) or (
+            keyword == "PatientSex" and values[0] not in _SEXES
+        ):
             return None
     return DataElement(element.tag, element.VR, values if len(values) > 1 else values[0])
 
