@@ -511,67 +511,15 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
         """Write report, picture, tables and, if ``scene``, all of the scene as .mrb; returns the paths."""
-        from CNNSurvivalLib.mrml.results import read_record
-        from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
-        from CNNSurvivalLib.widgets.painter import curve_png
+        from CNNSurvivalLib.widgets.exporter import exportFiles
 
-        report = progress or (lambda step, fraction: None)
-        report(_("Writing files"), 0.1)
-        inputs = read_record(result).get("inputs")
-        paths = write_case_folder(prediction, folder, inputs, patient=patient, picture=lambda: curve_png(prediction))
-        if scene:
-            report(_("Saving the scene"), 0.5)
-            path = free_path(folder, "scene.mrb")
-            if not slicer.util.saveScene(str(path)):
-                raise CNNSurvivalError(_("The scene cannot be saved as '{path}'; the other files are written.").format(
-                    path=path))  # fmt: skip
-            paths.append(path)
-        return paths
+        return exportFiles(result, prediction, folder, patient, scene, progress)
 
     def exportDicom(self, volume, result, prediction, folder, patient=None, database=False, progress=None):
-        """Write the result as DICOM objects that join the CT's study, and put them into Slicer's database if asked.
+        """Write the result as DICOM that joins the CT's study; see CNNSurvivalLib.widgets.exporter.exportDicom."""
+        from CNNSurvivalLib.widgets.exporter import exportDicom
 
-        patient: the name to print on the report's page; the objects hold the CT's patient anyway. Returns
-        report.dicom.folder.Written: the paths, and sentences that say what was left out.
-        """
-        from CNNSurvivalLib.mrml.dicom import explained, predicted_tumour, source_files
-        from CNNSurvivalLib.report.dicom.folder import write_dicom
-        from CNNSurvivalLib.report.dicom.study import read_study
-        from CNNSurvivalLib.report.page import report_pdf
-        from CNNSurvivalLib.widgets.painter import curve_png
-
-        report = progress or (lambda step, fraction: None)
-        report(_("Reading the CT's DICOM files"), 0.0)
-        study = read_study(source_files(volume, slicer.dicomDatabase))
-        tumour = predicted_tumour(result, prediction)
-        report(_("Writing DICOM"), 0.3)
-        written = write_dicom(
-            prediction, study, tumour, folder, report=report_pdf(prediction, {"segment": tumour.name}, patient),
-            curve=curve_png(prediction), named=bool(patient), risk_map=explained(slicer.mrmlScene, result),
-        )  # fmt: skip
-        if database:
-            report(_("Adding to the DICOM database"), 0.7)
-            self._addToDatabase(written.paths)
-        return written
-
-    def _addToDatabase(self, paths) -> None:
-        """Copy DICOM files into Slicer's DICOM database, from where Slicer sends them to a server."""
-        import ctk
-
-        indexer = ctk.ctkDICOMIndexer()
-        indexer.addListOfFiles(slicer.dicomDatabase, [str(path) for path in paths], True)
-        indexer.waitForImportFinished()
-        missing = [path.name for path in paths if not self._inDatabase(path)]
-        if missing:
-            raise CNNSurvivalError(_("Slicer's DICOM database did not take {names}; the files are written, import them "
-                                     "in the DICOM module.").format(names=", ".join(missing)))  # fmt: skip
-
-    @staticmethod
-    def _inDatabase(path) -> bool:
-        import pydicom
-
-        uid = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
-        return bool(slicer.dicomDatabase.fileForInstance(str(uid)))
+        return exportDicom(volume, result, prediction, folder, patient, database, progress)
 
     def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
         """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.

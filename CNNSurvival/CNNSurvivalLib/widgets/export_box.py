@@ -35,16 +35,11 @@ class ExportSection:
         why = why_no_dicom(volume, slicer.dicomDatabase) if result is not None else ""
         box = self.ui.dicomCheckBox
         box.enabled = not why
-        box.text = _("&DICOM: not possible, {why}").format(why=why) if why else _("&DICOM, in the study of the CT")
-        box.toolTip = _(
-            "Also write the result as DICOM objects that join the study of the CT, into the subfolder 'dicom': the "
-            "report, the curve and, where the Python package highdicom is there (Slicer 5.12 has it), the numbers, the "
-            "tumour and the map of the box Explanation. They hold the patient's name as the CT does."
-        )
+        box.text = _("DICOM: not possible, {why}").format(why=why) if why else _("DICOM, in the stud&y of the CT")
         self._showDatabase()
 
     def _showDatabase(self, checked=False) -> None:
-        self.ui.dicomDatabaseCheckBox.enabled = self.ui.dicomCheckBox.enabled and self.ui.dicomCheckBox.checked
+        self.ui.dicomDatabaseCheckBox.enabled = self._asDicom()
 
     def onExportButton(self, checked=False) -> None:
         volume, result = self._inputs()
@@ -60,13 +55,23 @@ class ExportSection:
             paths, notes = done
             names = ", ".join(path.name for path in paths)
             text = _("Written to '{folder}': {names}.").format(folder=folder, names=names)
+            if self._intoDatabase():
+                text += " " + _("The DICOM objects are in Slicer's DICOM database, too; the DICOM module sends them.")
             self._runner.showStatus(" ".join([text, *notes]))
+
+    def _asDicom(self) -> bool:
+        return self.ui.dicomCheckBox.enabled and self.ui.dicomCheckBox.checked
+
+    def _intoDatabase(self) -> bool:
+        return self._asDicom() and self.ui.dicomDatabaseCheckBox.checked
 
     def _export(self, volume, result, prediction, folder, patient, progress) -> tuple:
         """(paths, sentences on what was left out). DICOM comes first: where it cannot be done, nothing is written."""
         scene = self.ui.sceneCheckBox.checked
         paths, notes = [], []
-        if self.ui.dicomCheckBox.enabled and self.ui.dicomCheckBox.checked:
-            below, database = os.path.join(folder, FOLDER), self.ui.dicomDatabaseCheckBox.checked
-            paths, notes = self._logic.exportDicom(volume, result, prediction, below, patient, database, progress)
+        if self._asDicom():
+            below = os.path.join(folder, FOLDER)
+            paths, notes = self._logic.exportDicom(
+                volume, result, prediction, below, patient, self._intoDatabase(), progress
+            )
         return [*self._logic.export(volume, result, prediction, folder, patient, scene, progress), *paths], notes

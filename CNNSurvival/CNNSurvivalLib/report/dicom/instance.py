@@ -84,3 +84,10 @@ def encoded(dataset) -> bytes:
         dataset.is_little_endian, dataset.is_implicit_VR = True, False
         pydicom.dcmwrite(content, dataset, write_like_original=False)
     return content.getvalue()
+
+
+def uid_of(path) -> str:
+    """The SOPInstanceUID of a file of ours."""
+    import pydicom
+
+    return str(pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
