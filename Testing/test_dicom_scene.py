@@ -21,6 +21,7 @@ from CNNSurvivalLib.mrml.dicom import (
     predicted_tumour,
     source_files,
     why_no_dicom,
+    with_source,
 )
 from CNNSurvivalLib.mrml.explanation import write_explanation
 from CNNSurvivalLib.mrml.inputs import predict_nodes
@@ -132,6 +133,38 @@ def test_a_result_of_the_scene_as_objects(case):
     assert not done.notes
     seg = pydicom.dcmread(case.out / "tumour.dcm")
     assert np.array_equal(stacked(seg, case.matrix, SHAPE), case.mask)
+
+
+@needs_highdicom
+@pytest.mark.parametrize("noted", ["hierarchy", "node"])
+@pytest.mark.parametrize("state", ["as loaded", "edited", "renamed", "of another study"])
+def test_a_segment_from_a_dicom_seg_refers_to_it_unless_it_was_edited(case, noted, state):
+    slicer = pytest.importorskip("slicer")
+    study, tumour = read_study(case.ct), predicted_tumour(case.result, case.prediction)
+    objects.write_dicom(
+        case.prediction, study, tumour, case.out, report=b"%PDF-1.4", curve=maker.picture()[0]
+    )  # fmt: skip
+    path = case.out / "tumour.dcm"
+    seg = pydicom.dcmread(path)
+    if state == "of another study":
+        seg.StudyInstanceUID = "1.2.3"
+        seg.save_as(path)
+    if noted == "node":
+        case.segmentation.SetAttribute(INSTANCE_UIDS, seg.SOPInstanceUID)
+    else:
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(case.scene)
+        name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMInstanceUIDName()
+        item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), case.segmentation)
+        hierarchy.SetItemUID(item, name, seg.SOPInstanceUID)
+    if state == "edited":
+        tumour.mask[10, 40, 45] = 0
+    elif state == "renamed":
+        tumour = objects.Tumour(tumour.mask, tumour.ijk_to_ras, "Another")
+    found = with_source(tumour, case.result, study, Database([*case.ct, path]))
+    if state == "as loaded":
+        assert found.segmentation.SOPInstanceUID == seg.SOPInstanceUID and found.segment_number == 1
+    else:
+        assert found.segmentation is None
 
 
 @needs_highdicom

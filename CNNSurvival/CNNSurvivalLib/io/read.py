@@ -119,6 +119,17 @@ def dicom_segment(mask, segment: str | None):
         return read_dataset(path, stop_before_pixels=True), number
 
 
+def same_segment(path, segment: str, mask: np.ndarray, ijk_to_ras: np.ndarray):
+    """(header, number of the segment) where a DICOM SEG's segment is just this mask [k, j, i] on a CT; else None."""
+    path, ct = Path(path), Volume(mask, LPS_TO_RAS @ ijk_to_ras)
+    try:
+        volume, _name = read_seg(path, segment, ct)
+        array, _notes = onto_grid(path, volume, ct)
+    except CNNSurvivalError:
+        return None
+    return dicom_segment(path, segment) if np.array_equal(array != 0, mask != 0) else None
+
+
 def _read(image: Path, mask: Path, segment: str | None, series_uid: str | None, force: bool) -> TumourImage:
     ct = _read_ct(image, series_uid, force)
     check_geometry("CT", image, ct.ijk_to_lps)

@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CNNSurvivalError
+from ..io.read import same_segment
 from ..prediction import Prediction
 from ..report.dicom.folder import Tumour
 from ..slices import extract_slices
 from .explanation import find_explanation
 from .inputs import ct_and_mask
-from .nodes import ATTRIBUTE, segments_of
+from .nodes import ATTRIBUTE, hierarchy_of, segments_of
 from .results import SEGMENTATION, VOLUME, Result
 
 # Set by Slicer's DICOM plugins on what they load: the SOPInstanceUIDs of its files, with spaces between
 INSTANCE_UIDS = "DICOM.instanceUIDs"
+# The same in the subject hierarchy: vtkMRMLSubjectHierarchyConstants.GetDICOMInstanceUIDName()
+HIERARCHY_UIDS = "DICOMInstanceUID"
 
 
 def why_no_dicom(volume_node, database) -> str:
@@ -81,6 +84,34 @@ def predicted_tumour(result: Result, prediction: Prediction) -> Tumour:
     if not np.array_equal(now.images, prediction.slices.images):
         raise CNNSurvivalError("The tumour or the CT has changed since the prediction; predict again, then export.")
     return Tumour(mask, ijk_to_ras, segments_of(segmentation)[segment_id].GetName())
+
+
+def with_source(tumour: Tumour, result: Result, study, database) -> Tumour:
+    """The tumour with the DICOM SEG that it was loaded from, where that is of the study and it was not edited since.
+
+    Parameters
+    ----------
+    tumour : Tumour
+        From ``predicted_tumour``.
+    result : Result
+    study : report.dicom.study.Study
+        Of the CT.
+    database : ctkDICOMDatabase
+    """
+    segmentation = result.record.GetNodeReference(SEGMENTATION)
+    for uid in _segmentation_instances(segmentation):
+        path = _file(database, uid)
+        found = same_segment(path, tumour.name, tumour.mask, tumour.ijk_to_ras) if path else None
+        if found is not None and found[0].get("StudyInstanceUID") == study.about.StudyInstanceUID:
+            return replace(tumour, segmentation=found[0], segment_number=found[1])
+    return tumour
+
+
+def _segmentation_instances(node) -> list[str]:
+    """The SOPInstanceUIDs that a DICOM plugin noted for a segmentation: in the subject hierarchy, or on the node."""
+    hierarchy = hierarchy_of(node.GetScene())
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    return ((hierarchy.GetItemUID(item, HIERARCHY_UIDS) if item else "") or "").split() or _instances(node)
 
 
 def explained(scene, result: Result):

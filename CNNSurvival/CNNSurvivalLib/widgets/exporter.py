@@ -4,7 +4,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from CNNSurvivalLib.errors import CNNSurvivalError
-from CNNSurvivalLib.mrml.dicom import explained, predicted_tumour, source_files
+from CNNSurvivalLib.mrml.dicom import explained, predicted_tumour, source_files, with_source
 from CNNSurvivalLib.mrml.results import read_record
 from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
 from CNNSurvivalLib.report.dicom.folder import write_dicom
@@ -40,7 +40,7 @@ def exportDicom(volume, result, prediction, folder, patient=None, database=False
     report = progress or (lambda step, fraction: None)
     report(_("Reading the CT's DICOM files"), 0.0)
     study = read_study(source_files(volume, slicer.dicomDatabase))
-    tumour = predicted_tumour(result, prediction)
+    tumour = with_source(predicted_tumour(result, prediction), result, study, slicer.dicomDatabase)
     report(_("Writing DICOM"), 0.3)
     written = write_dicom(
         prediction, study, tumour, folder, report=report_pdf(prediction, {"segment": tumour.name}, patient),
