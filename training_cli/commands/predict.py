@@ -131,13 +131,13 @@ def _check_predict_options(options) -> None:
             options.parser.error(f"give {' and '.join(missing)} (one case), or --manifest (many cases)")
         if (options.details or options.jobs != 1) and not _several(options):
             options.parser.error("--details and --jobs go with --manifest or several segments")
-    elif (options.report or options.dicom) and not options.details:
-        name = "report" if options.report else "dicom"
-        options.parser.error(f"--{name} goes with --details where there are many cases")
     elif one_case:
         options.parser.error(
             f"--{one_case[0].replace('_', '-')} does not go with --manifest, which names its own cases"
         )
+    for name in ("report", "dicom"):
+        if getattr(options, name) and not options.details and (options.manifest is not None or _several(options)):
+            options.parser.error(f"--{name} goes with --details where there are many cases")
 
 
 def _say_unused(given: dict, populations) -> None:
