@@ -194,6 +194,13 @@ def test_an_impossible_covariate_of_a_table_is_left_out_with_a_warning(tmp_path)
     assert len(notes) == 1 and "N stage '9' is unknown" in notes[0] and notes[0].endswith("It was left out.")
     by_alias = Case("ct.nrrd", "mask.nrrd", covariates={" n ": "9"})
     assert covariates_of(by_alias, bundle, {"n_stage": "N2", "age_years": 70})[0] == {"age_years": 70.0}
+    # Of two columns for one covariate the first name with a known value counts, in whatever order they stand.
+    for columns in (
+        {"age_years": "63", "age": "70"},
+        {"age": "70", "age_years": "63"},
+        {"age_years": "63", "age": "999"},
+    ):
+        assert covariates_of(Case("ct.nrrd", "mask.nrrd", covariates=columns), bundle) == ({"age_years": 63.0}, ())
 
 
 @pytest.mark.parametrize("ids", [["a-row3", "a", "a"], ["A", "b", "a", "a-row3"], ["a-row3", "a-row3-2", "a", "a"]])

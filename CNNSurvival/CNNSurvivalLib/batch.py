@@ -109,15 +109,15 @@ def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple
     An impossible value of the case's table is left out with a warning, as the image can be predicted without it; one
     of ``others``, which a person has just entered, raises UsageError.
     """
-    known, notes = bundle.population.read(others or {}), []
-    for name, value in case.covariates.items():
+    population = bundle.population
+    known, notes = population.read(others or {}), []
+    for each in population.covariates:
+        own = {name: value for name, value in case.covariates.items() if each.is_called(name)}
         try:
-            known.update(bundle.population.read({name: value}))
+            known.update(population.read(own))
         except UsageError as error:
             notes.append(f"{error} It was left out.")
-            for each in bundle.population.covariates:  # nor does the value for all cases stand in for it
-                if each.is_called(name):
-                    known.pop(each.name, None)
+            known.pop(each.name, None)  # nor does the value for all cases stand in for it
     return known, tuple(notes)
 
 
