@@ -38,6 +38,8 @@ def _run(options) -> int:
 
     bundle = load_model(options.model).for_population(options.population)
     bundle.population.read(dict(options.covariate))  # what is wrong with a value is wrong with every case
+    if bundle.licence_notice:
+        print(bundle.licence_notice, file=sys.stderr, flush=True)
     engine = create_engine("numpy", bundle)
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
     changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices, "force": options.force,
