@@ -37,6 +37,7 @@ class CNNSurvival(ScriptedLoadableModule):
         self.parent.helpText = _("""
 Predicts a survival curve from a CT and a tumour segment with a small convolutional neural network.
 Nothing is installed and nothing leaves this computer. Research use only - not for clinical decisions.
+The weights of the models that ship are CC BY-NC 3.0: non-commercial research only.
 See more in the <a href="https://github.com/CNNSurvival/SlicerCNNSurvival">documentation</a>.
 """)
         self.parent.acknowledgementText = _("""

@@ -3,8 +3,8 @@
     Slicer --no-main-window --no-splash --python-script CNNSurvivalLib/headless.py --manifest cases.csv --output DIR
 
 Gives the same files (predictions.csv, failures.csv) and exit codes: 0 done, 1 the input cannot be used, 2 the command
-must be changed, 3 some cases failed. Needs nothing but what Slicer ships; DICOM SEG needs highdicom besides. The module
-need not be on Slicer's module path: this file finds its library by its own place.
+must be changed, 3 some cases failed. Needs nothing but what Slicer ships; before Slicer 5.12 DICOM SEG needs
+highdicom besides. The module need not be on Slicer's module path: this file finds its library by its own place.
 """
 
 from __future__ import annotations
