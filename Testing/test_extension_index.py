@@ -19,8 +19,8 @@ SCHEMA_URL = (
 )
 # Of slicer-extension-catalog-entry-schema-v1.0.2.json, which allows no other properties: name -> type; * is required
 SCHEMA = {
-    "$schema*": str, "category*": str, "scm_url*": str, "scm_revision": str, "scm_type": str, "build_dependencies": list,
-    "dicom_support_rule": str, "build_subdirectory": str, "enabled": bool, "tier": int,
+    "$schema*": str, "category*": str, "scm_url*": str, "scm_revision": str, "scm_type": str,
+    "build_dependencies": list, "dicom_support_rule": str, "build_subdirectory": str, "enabled": bool, "tier": int,
 }  # fmt: skip
 
 
