@@ -193,6 +193,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, caller, event) -> None:
         if self._parameterNode:
+            self.setParameterNode(None)  # fill the widgets anew: they heard of nodes that had not been imported yet
             self.initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
