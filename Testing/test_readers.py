@@ -3,13 +3,21 @@
 import itertools
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RTStructureSetStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.mrml.inputs import words_of_the_panel
@@ -583,6 +591,17 @@ def test_a_binary_seg(ct, tmp_path, drop_empty):
     assert np.array_equal(case.mask, box_mask()) and case.warnings == () and case.segment_name == "Tumour"
     assert np.array_equal(read_case(ct[0], seg, "2").mask, other)
     assert "no segment 'GTV'; it has 'Tumour', 'Node'" in sentence(ct[0], seg, "GTV")
+
+
+def test_a_seg_where_highdicom_is_missing(ct, tmp_path, monkeypatch):
+    """As in Slicer before 5.12: the segments are listed, and the message says what their pixels need."""
+    item = Dataset()
+    item.SegmentNumber, item.SegmentLabel = 1, "Tumour"
+    dataset(tmp_path / "seg.dcm", SegmentationStorage, "SEG", SegmentSequence=[item])
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    assert find_segments(tmp_path / "seg.dcm", ["*"]) == ["Tumour"]
+    with pytest.raises(CNNSurvivalError, match="need the Python package 'highdicom', which is not installed here"):
+        read_case(ct[0], tmp_path / "seg.dcm")
 
 
 def test_a_seg_with_an_empty_slice_in_the_tumour(ct, tmp_path):
