@@ -96,7 +96,7 @@ def test_the_homepage_has_what_the_index_asks_for(readme):
 
 def test_the_tutorial_names_its_sample_data_and_shows_it(readme):
     tutorial = readme.split("### Tutorial")[1].split("\n### ")[0]
-    module = (REPOSITORY / NAME / f"{NAME}.py").read_text(encoding="utf-8")
+    module = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / NAME).rglob("*.py"))
     name = re.search(r'sampleName="(\w+)"', module).group(1)
     assert f"*{name}*" in tutorial and "*Sample Data*" in tutorial
     pictures = re.findall(r"\]\((Resources/[\w-]+\.png)\)", tutorial)

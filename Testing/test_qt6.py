@@ -20,7 +20,6 @@ from CNNSurvivalLib.prediction import predict
 from CNNSurvivalLib.slices import axial_geometry
 
 MODULE = Path(__file__).resolve().parents[1] / "CNNSurvival"
-PANEL = MODULE / "Resources" / "UI" / "CNNSurvival.ui"
 SPECIAL = {"buddy"}  # what the loader of .ui files takes care of itself
 
 
@@ -35,7 +34,7 @@ def application():
 def widget(monkeypatch):
     """The module's panel with its sections, and no parameter node."""
     monkeypatch.syspath_prepend(str(MODULE))
-    qt6.install(monkeypatch, qt6.load(PANEL))
+    qt6.install(monkeypatch, MODULE / "Resources")
     import CNNSurvival
 
     class Panel(CNNSurvival.CNNSurvivalWidget):

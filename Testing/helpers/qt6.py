@@ -123,9 +123,6 @@ class _Widget(_Module):
     def setup(self):
         self.layout = QtWidgets.QVBoxLayout()
 
-    def resourcePath(self, name):
-        return name
-
 
 class _Observations:
     def __init__(self):
@@ -135,8 +132,8 @@ class _Observations:
         pass
 
 
-def install(monkeypatch, ui):
-    """Put the modules into ``sys.modules``; slicer.util.loadUI gives this panel, (widget, its widgets by name)."""
+def install(monkeypatch, resources):
+    """Put the modules into ``sys.modules``; the .ui files are in the folder of resources."""
     modules = {name: MagicMock() for name in MODULES}
     modules["qt"] = types.SimpleNamespace(**QT)
     modules["ctk"] = types.SimpleNamespace(**STAND_INS)
@@ -146,7 +143,10 @@ def install(monkeypatch, ui):
     base.ScriptedLoadableModuleLogic, base.ScriptedLoadableModuleTest = _Module, object
     util = modules["slicer.util"]
     util.VTKObservationMixin, util.mainWindow = _Observations, lambda: None
-    util.loadUI, util.childWidgetVariables = (lambda path: ui[0]), (lambda widget: ui[1])
+    loaded = []  # (widget, its widgets by name)
+    util.loadUI = lambda path: loaded.append(load(path)) or loaded[-1][0]
+    util.childWidgetVariables = lambda widget: next(widgets for top, widgets in loaded if top is widget)
+    _Widget.resourcePath = lambda self, name: str(resources / name)
     modules["slicer"].util, modules["slicer"].dicomDatabase = util, None
     modules["slicer.parameterNodeWrapper"].parameterNodeWrapper = lambda made: made
     modules["vtk"].calldata_type = lambda kind: lambda function: function
