@@ -72,12 +72,12 @@ class _Filters(enum.IntFlag):
 
 
 def _classes():
-    """Name -> class or enum of Qt 6, those of widgets and other objects in PythonQt's manner."""
+    """Name -> class or enum of Qt 6; classes with properties and signals in PythonQt's manner."""
     found = {}
     for module in (QtCore, QtGui, QtWidgets):
         for name in dir(module):
             value = getattr(module, name)
-            made = isinstance(value, type) and issubclass(value, (QtWidgets.QWidget, QtWidgets.QLayout))
+            made = isinstance(value, type) and issubclass(value, QtCore.QObject)
             found[name] = type(name, (PythonQt, value), {}) if made else value
     return found
 
@@ -103,6 +103,9 @@ class Loader(QtUiTools.QUiLoader):
         )
         widget = made(parent)
         widget.setObjectName(name)
+        if isinstance(widget, QtWidgets.QTableView):
+            widget.setHorizontalHeader(QT["QHeaderView"](QtCore.Qt.Horizontal, widget))
+            widget.setVerticalHeader(QT["QHeaderView"](QtCore.Qt.Vertical, widget))
         self.made = [*getattr(self, "made", []), widget]  # else Python would forget the classes
         return widget
 
@@ -130,6 +133,8 @@ class _Observations:
 
     def addObserver(self, *arguments):
         pass
+
+    removeObserver = removeObservers = hasObserver = addObserver
 
 
 def install(monkeypatch, resources):
