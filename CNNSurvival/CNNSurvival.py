@@ -37,6 +37,7 @@ class CNNSurvival(ScriptedLoadableModule):
         self.parent.helpText = _("""
 Predicts a survival curve from a CT and a tumour segment with a small convolutional neural network.
 Nothing is installed and nothing leaves this computer. Research use only - not for clinical decisions.
+The weights of the models that ship are CC BY-NC 3.0: non-commercial research only.
 See more in the <a href="https://github.com/CNNSurvival/SlicerCNNSurvival">documentation</a>.
 """)
         self.parent.acknowledgementText = _("""
@@ -111,7 +112,6 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self._parameterNode = None
-        self._parameterNodeGuiTag = None
         self._updating = False  # while the code fills the panel, its signals do not come from the user
         self._guessedFor = ""  # ID of the CT for which the tumour was last looked for
         self._shown = (None, None)  # the record that is shown, as text, and its prediction
@@ -123,6 +123,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.widgets.compare_box import CompareSection
         from CNNSurvivalLib.widgets.explain_box import ExplainSection
         from CNNSurvivalLib.widgets.export_box import ExportSection
+        from CNNSurvivalLib.widgets.gui_connection import GuiConnection
         from CNNSurvivalLib.widgets.model_box import ModelSection
         from CNNSurvivalLib.widgets.patient_box import PatientSection
         from CNNSurvivalLib.widgets.result_box import ResultSection
@@ -136,6 +137,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = CNNSurvivalLogic()
+        self.connection = GuiConnection(self.ui, self._onParametersChanged)
         self.runner = Runner(self.ui, self._onRunning)
         self.models = ModelSection(self.ui, self.logic, self._onModelSelected, self._onPopulationSelected)
         self.patient = PatientSection(self.ui, self._onPatientChanged, self.runner.showStatus)
@@ -164,16 +166,14 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         if self.logic:  # else setup failed
             self.runner.cancel()
-        self.setParameterNode(None)
+            self.setParameterNode(None)
         self.removeObservers()
 
     def enter(self) -> None:
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        # The panel is filled again when the user comes back. Work under way continues.
-        if not self.runner.running:
-            self.setParameterNode(None)
+        """The panel stays connected, and work under way continues."""
 
     def onReload(self) -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "CNNSurvivalLib"]:
@@ -193,12 +193,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, caller, event) -> None:
         if self._parameterNode:
+            self.setParameterNode(None)  # fill the widgets anew: they heard of nodes that had not been imported yet
             self.initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
         isInput = node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLScalarVolumeNode")
-        if self._parameterNode and isInput and not slicer.mrmlScene.IsBatchProcessing():
+        if self.parent.isEntered and isInput and not slicer.mrmlScene.IsBatchProcessing():
             # Voxels, segments and the reference to the CT are added after the node itself.
             qt.QTimer.singleShot(0, self._guess)
 
@@ -207,15 +208,9 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._guess()
 
     def setParameterNode(self, inputParameterNode: Optional[CNNSurvivalParameterNode]) -> None:
-        if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self._parameterNodeGuiTag = None
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
-        self._parameterNode = inputParameterNode
+        self._parameterNode = self.connection.connect(inputParameterNode)
         if self._parameterNode:
             self._guessedFor = self._id(self._parameterNode.volume)
-            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
         if self.logic:
             self._onParametersChanged()
 
@@ -393,8 +388,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.logic.engine(self.models.engineName, bundle)
 
     def onPredictButton(self, checked=False) -> None:
-        p = self._parameterNode
-        if not p:
+        if not self._parameterNode or not (self.runner.running or self.models.licenceAcknowledged()):
             return
         result = self.runner.click(self.ui.predictButton, self._predict)
         if result is not None:

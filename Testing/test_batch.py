@@ -124,6 +124,16 @@ def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files
     assert subprocess.run(run[:2], capture_output=True, check=False).returncode == 2
 
 
+def test_the_licence_of_the_weights_is_said_by_both_programs(program, capsys):
+    assert program() == 0
+    assert "CC BY-NC 3.0" in capsys.readouterr().err
+
+
+def test_a_licence_without_conditions_is_not_mentioned(program, tiny_bundle, capsys):
+    assert program("--model", str(tiny_bundle.folder)) == 0
+    assert "icence" not in capsys.readouterr().err
+
+
 @pytest.fixture(params=["headless.py", "cnn-survival predict"])
 def program(request, tmp_path, files):
     """program(*options) -> exit code of a batch of one case, by each of the two programs."""

@@ -15,7 +15,9 @@ SOURCES = sorted(MODULE.rglob("*.py"))
 UI = MODULE / "Resources" / "UI" / "CNNSurvival.ui"
 WITHOUT_CODE = ("QLabel", "qMRMLWidget")  # what needs no connection
 WINDOW = sorted((MODULE / "CNNSurvivalLib" / "widgets").glob("*.py"))
-SLICER_ONLY = {path.name: {"qt", "vtk", "slicer", "CNNSurvivalLib"} for path in (MODULE / "CNNSurvival.py", *WINDOW)}
+SLICER_ONLY = {
+    path.name: {"qt", "ctk", "vtk", "slicer", "CNNSurvivalLib"} for path in (MODULE / "CNNSurvival.py", *WINDOW)
+}
 del SLICER_ONLY["__init__.py"]
 SLICER_ONLY["self_test.py"] = {"CNNSurvivalLib"}
 

@@ -3,8 +3,8 @@
     Slicer --no-main-window --no-splash --python-script CNNSurvivalLib/headless.py --manifest cases.csv --output DIR
 
 Gives the same files (predictions.csv, failures.csv) and exit codes: 0 done, 1 the input cannot be used, 2 the command
-must be changed, 3 some cases failed. Needs nothing but what Slicer ships; DICOM SEG needs highdicom besides. The module
-need not be on Slicer's module path: this file finds its library by its own place.
+must be changed, 3 some cases failed. Needs nothing but what Slicer ships; before Slicer 5.12 DICOM SEG needs
+highdicom besides. The module need not be on Slicer's module path: this file finds its library by its own place.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def _run(options) -> int:
 
     bundle = load_model(options.model).for_population(options.population)
     bundle.population.read(dict(options.covariate))  # what is wrong with a value is wrong with every case
+    if bundle.licence_notice:
+        print(bundle.licence_notice, file=sys.stderr, flush=True)
     engine = create_engine("numpy", bundle)
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
     changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices, "force": options.force,

@@ -232,6 +232,84 @@ class SelfTest:
         widget.ui.segmentSelector.setCurrentSegmentID("GTVp")
         self.assertFalse(widget.ui.resultCollapsibleButton.isHidden())
 
+    def observers(self, node):
+        """How many observers the node has; VTK counts their tags upwards."""
+        last = node.AddObserver("ModifiedEvent", lambda caller, event: None)
+        node.RemoveObserver(last)
+        return sum(node.GetCommand(tag) is not None for tag in range(1, last))
+
+    def modifications(self, widget):
+        """How often the parameter node is modified when the user changes one value in the panel."""
+        import vtk
+
+        node, count = widget._parameterNode.parameterNode, []
+        tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: count.append(event))
+        widget.ui.maximumSlicesSpinBox.value -= 1
+        node.RemoveObserver(tag)
+        return len(count)
+
+    def test_panelIsConnectedOnce(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.enter()
+        node = widget._parameterNode.parameterNode
+        observers, modifications = self.observers(node), self.modifications(widget)
+        self.assertGreater(observers, 1)
+        self.assertGreater(modifications, 0)
+        for _time in range(20):
+            widget.exit()
+            widget.enter()
+        self.assertEqual(self.observers(node), observers, "after exit and enter")
+        self.assertEqual(self.modifications(widget), modifications, "after exit and enter")
+        for _time in range(5):
+            slicer.mrmlScene.Clear()
+            self.makeCase()
+            widget.enter()
+        self.assertIs(widget._parameterNode.parameterNode, node, "Slicer keeps the node when a scene is closed")
+        self.assertEqual(self.observers(node), observers, "after closing the scene")
+        self.assertEqual(self.modifications(widget), modifications, "after closing the scene")
+        widget.setParameterNode(None)
+        self.assertLess(self.observers(node), observers)
+        widget.ui.maximumSlicesSpinBox.value = 7
+        self.assertNotEqual(widget.logic.getParameterNode().maximumSlices, 7, "not connected")
+        widget.enter()
+        self.assertEqual(self.observers(node), observers)
+        self.assertNotEqual(widget.ui.maximumSlicesSpinBox.value, 7)
+
+    def test_panelAsksOnceForTheLicence(self):
+        import qt
+        import slicer
+
+        from CNNSurvivalLib.widgets import licence
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.enter()
+        asked, answers = [], [False, True]
+
+        def answer(text, *arguments, **more):
+            asked.append(text)
+            return answers[len(asked) - 1]
+
+        settings, before = qt.QSettings(), licence.acknowledgedLicences()
+        saved = licence.mayAsk, slicer.util.confirmOkCancelDisplay
+        licence.mayAsk, slicer.util.confirmOkCancelDisplay = (lambda: True), answer
+        try:
+            settings.remove(licence.SETTING)
+            widget.ui.predictButton.click()
+            self.assertTrue(widget.ui.resultCollapsibleButton.isHidden(), "the user did not agree")
+            widget.ui.predictButton.click()
+            self.assertFalse(widget.ui.resultCollapsibleButton.isHidden())
+            widget.ui.predictButton.click()
+        finally:
+            licence.mayAsk, slicer.util.confirmOkCancelDisplay = saved
+            settings.setValue(licence.SETTING, before)
+        self.assertEqual(len(asked), 2)
+        self.assertIn("CC BY-NC", asked[0])
+        self.assertIn("CC BY-NC", widget.ui.modelInfoLabel.text)
+
     def test_panelCancels(self):
         widget = self.makeWidget()
         self.makeCase()
@@ -461,7 +539,9 @@ class SelfTest:
             widget.initializeParameterNode()
             self.assertTrue(widget.ui.resultCollapsibleButton.isHidden())
             slicer.util.loadScene(path)
-        widget.initializeParameterNode()
+        self.assertEqual(widget.ui.volumeSelector.currentNode().GetName(), "CT")
+        widget.enter()
+        self.assertEqual(widget.ui.volumeSelector.currentNode().GetName(), "CT")
         self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "GTVp")
         self.assertEqual(widget.ui.maximumSlicesSpinBox.value, 3)
         self.assertEqual(widget.ui.sentenceLabel.text, sentence)

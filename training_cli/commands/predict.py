@@ -102,6 +102,8 @@ def _run_predict(options) -> int:
         covariates(options), options.force, options.horizons or predict.HORIZONS_MONTHS, options.report,
     )  # fmt: skip
     bundle = load_bundle(settings.model).for_population(settings.population)
+    if bundle.licence_notice:
+        print(bundle.licence_notice, file=sys.stderr)
     if options.manifest is not None:
         return _run_cases(options, settings, bundle, read_manifest(options.manifest))
     if _several(options):

@@ -1,9 +1,11 @@
 """The box Batch: many patients, of the scene, a table or a folder."""
 
+import ctk
 import qt
 from slicer.i18n import tr as _
 
 from CNNSurvivalLib.batch import OUTSIDE
+from CNNSurvivalLib.widgets.licence import acknowledged
 
 MARK = 3  # the column that says whether the patient is inside the training range
 
@@ -34,12 +36,14 @@ class BatchSection:
     def _onSourceChanged(self, index) -> None:
         edit = self.ui.batchPathLineEdit
         edit.enabled = index != self.SCENE
-        edit.filters = edit.Files if index == self.MANIFEST else edit.Dirs
+        edit.filters = ctk.ctkPathLineEdit.Files if index == self.MANIFEST else ctk.ctkPathLineEdit.Dirs
 
     def onBatchButton(self, checked=False) -> None:
         bundle = self._bundle()
         if bundle is None and not self._runner.running:
             self._runner.showStatus(_("Choose a model that can be used."))
+            return
+        if not self._runner.running and not acknowledged(bundle):
             return
         self._runner.click(self.ui.batchButton, self._run)
 

@@ -4,6 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from CNNSurvivalLib.widgets.licence import acknowledged
 from CNNSurvivalLib.widgets.population_box import PopulationSection
 
 SETTING = "CNNSurvival/ModelFolders"
@@ -47,6 +48,10 @@ class ModelSection:
             return False
         made, chosen = ((b.id, b.sha256, b.population.name) for b in (prediction.bundle, self.bundle))
         return made == chosen
+
+    def licenceAcknowledged(self) -> bool:
+        """Whether the user may predict with the chosen model; asks where its licence says so."""
+        return acknowledged(self.bundle)
 
     @property
     def bundles(self) -> list:

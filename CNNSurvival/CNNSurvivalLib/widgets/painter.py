@@ -21,7 +21,7 @@ class Painter:
         face.setBold(font == BOLD)
         self._painter.setFont(face)
         self._painter.setPen(_color(color))
-        width = qt.QFontMetrics(face).width(text)
+        width = qt.QFontMetrics(face).horizontalAdvance(text)  # Qt 5.11 and newer; Qt 6 has no width() here
         x -= {"left": 0, "right": width, "center": width / 2}[align]
         self._painter.drawText(int(x), int(y), text)
 
