@@ -15,7 +15,13 @@ from CNNSurvivalLib.bundle import save_bundle  # noqa: E402
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
 from CNNSurvivalLib.mrml.comparison import write_comparison  # noqa: E402
 from CNNSurvivalLib.mrml.explanation import find_explanation, write_explanation  # noqa: E402
-from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation, guess_tumour, guess_volume  # noqa: E402
+from CNNSurvivalLib.mrml.guesses import (  # noqa: E402
+    guess_segment,
+    guess_segmentation,
+    guess_tumour,
+    guess_volume,
+    tumour_score,
+)
 from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
     _grid,
     ct_and_mask,
@@ -493,6 +499,67 @@ def test_guess_segment_by_name(scene, names, expected):
     for name in names:
         node.GetSegmentation().AddEmptySegment(name, name)
     assert guess_segment(node) == expected
+
+
+# Names as they come from other software, the better one first. RTSTRUCT: AAPM TG-263, DAHANCA, NSCLC-Radiomics (GTV-1),
+# Head-Neck-Radiomics-HN1 (GTV-1 the primary, GTV-2 the node), HECKTOR. TotalSegmentator: tasks lung_nodules and
+# liver_vessels. nnU-Net: Medical Segmentation Decathlon, KiTS. MONAI: VISTA3D and Auto3DSeg.
+BETTER = [
+    ("GTVp", "GTVn"),
+    ("GTVp_CT1PRE", "GTVp1_margin"),
+    ("GTV_p1", "GTV"),
+    ("GTV-T", "GTV-N"),
+    ("iGTVp", "ITV"),
+    ("GTV Primary", "GTV-1"),
+    ("GTV_Prim_RT", "GTV_LN"),
+    ("GTV-1", "GTV-2"),
+    ("GTV1", "GTV2"),
+    ("GTV", "GTV-10"),
+    ("iGTV_RUL", "GTV_N1"),
+    ("zGTV", "CTV"),
+    ("GTV^Lung", "Lungs-GTV"),
+    ("GTV-2", "GTV1n"),
+    ("GTV", "nGTV"),
+    ("GTV_nodule", "GTV_node"),
+    ("GTV-1", "lung_nodules"),
+    ("GTVn", "GTV+5mm"),
+    ("GTVnd", "CTVp"),
+    ("CTV", "PTV_GTV"),
+    ("lung_nodules", "lung"),
+    ("lung_nodules", "lymph_node"),
+    ("liver_tumor", "liver_vessels"),
+    ("hepatic tumor", "hepatic vessel"),
+    ("lung tumor", "bone lesion"),
+    ("cancer", "pancreas"),
+    ("pancreas_tumor", "pancreas"),
+    ("tumor", "cyst"),
+    ("colon cancer primaries", "colon"),
+    ("Neoplasm, Primary", "Neoplasm"),
+    ("Neoplasm", "Neoplasm, Secondary"),
+    ("Lesion 1", "Metastasis 1"),
+    ("Mass", "Metastasis"),
+]
+NEVER = [
+    "PTV", "PTV_GTV", "Lungs-GTV", "Lung_L-GTV", "LUNG TOTAL-iGTV", "Lungs-IGTV", "Lung_Both-GTVp", "BODY-PTV", "GTV+5mm",
+    "GTVp+3mm", "GTV_ring", "Ring_GTV", "tumor bed", "peritumoral", "avoid_GTV", "lung", "lung_upper_lobe_left", "heart",
+    "kidney_cyst_left", "pleural_effusion", "lymph_node", "hepatic vessel", "edema", "esophagus", "Segment_1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("better", "worse"), BETTER)
+def test_names_of_other_software(better, worse):
+    assert tumour_score(better) > tumour_score(worse)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_names_that_are_no_tumour(name):
+    assert tumour_score(name) == 0
+
+
+def test_terminology_counts_where_the_name_says_nothing():
+    assert tumour_score("Segment_1", "Neoplasm, Primary") == tumour_score("Neoplasm, Primary")
+    assert tumour_score("A", "Neoplasm") > tumour_score("A", "Neoplasm, Secondary") > 0
+    assert tumour_score("Lungs-GTV", "Neoplasm") == 0
 
 
 def test_guess_segment_by_terminology(scene):
