@@ -540,9 +540,10 @@ BETTER = [
     ("Mass", "Metastasis"),
 ]
 NEVER = [
-    "PTV", "PTV_GTV", "Lungs-GTV", "Lung_L-GTV", "LUNG TOTAL-iGTV", "Lungs-IGTV", "Lung_Both-GTVp", "BODY-PTV", "GTV+5mm",
-    "GTVp+3mm", "GTV_ring", "Ring_GTV", "tumor bed", "peritumoral", "avoid_GTV", "lung", "lung_upper_lobe_left", "heart",
-    "kidney_cyst_left", "pleural_effusion", "lymph_node", "hepatic vessel", "edema", "esophagus", "Segment_1",
+    "PTV", "PTV_GTV", "Lungs-GTV", "Lung_L-GTV", "LUNG TOTAL-iGTV", "Lungs-IGTV", "Lung_Both-GTVp", "BODY-PTV",
+    "GTV+5mm", "GTVp+3mm", "GTV_ring", "Ring_GTV", "tumor bed", "peritumoral", "avoid_GTV", "lung", "heart",
+    "lung_upper_lobe_left", "kidney_cyst_left", "pleural_effusion", "lymph_node", "hepatic vessel", "edema",
+    "esophagus", "Segment_1",
 ]  # fmt: skip
 
 

@@ -4,8 +4,8 @@ The model learned from one primary tumour per patient, as it was contoured: a co
 So ``all`` is the default, and is what the scores of the models were measured with. A mask of connected voxels is one
 lesion; what else is one lesion, and what is none:
 
-- Voxels that touch at a face, an edge or a corner (26-connectivity) are connected. Contours are drawn slice by slice: from
-  one slice to the next a thin part is often shifted by a pixel, and would fall apart with faces alone. Of the 593
+- Voxels that touch at a face, an edge or a corner (26-connectivity) are connected. Contours are drawn slice by slice:
+  from one slice to the next a thin part is often shifted by a pixel, and would fall apart with faces alone. Of the 593
   contours that the models learned from, 207 have several pieces by faces, 145 by corners.
 - Pieces nearer than ``GAP_MM``, or than one slice that was skipped, are parts of one lesion: a contour is often missing
   on a slice, or leaves out a vessel or some air.

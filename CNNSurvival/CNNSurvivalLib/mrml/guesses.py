@@ -24,8 +24,8 @@ _TUMOUR_WORDS = (
     _GTV + r"|\bitv",
     r"\bctv",
 )
-# Names with such a word that are not the tumour: "Lungs-GTV" is the rest of the lungs, "peritumoral" a rim, "GTV+5mm" and
-# "PTV" have a margin, a bed is what an operation left.
+# Names with such a word that are not the tumour: "Lungs-GTV" is the rest of the lungs, "peritumoral" a rim, "GTV+5mm"
+# and "PTV" have a margin, a bed is what an operation left.
 _ORGAN = r"\b(lungs?|heart|liver|pancreas|body|brain|kidneys?|esophagus|oesophagus|bowel|patient|external)"
 _NOT_TUMOUR = re.compile(
     _ORGAN + r"\b.{0,12}\b(minus|without|excluding|excl|sub|not)\b"
@@ -96,6 +96,23 @@ def guess_segment(segmentation_node) -> str:
     if len(segments) == 1 and re.fullmatch(r"(segment|label|roi|mask)?[ _]*\d*", segments[best].GetName() or "", re.I):
         return best
     return ""
+
+
+def inputs_of(node) -> tuple:
+    """(CT or None, segmentation or None, ID of its segment or "") to predict from, where one of the two is chosen.
+
+    Only what belongs together: what refers to it, else what is in its study, else the only one in the scene.
+    """
+    scene = node.GetScene()
+    if node.IsA("vtkMRMLSegmentationNode"):
+        volume = next((volume for volume, segmentation in studies(scene) if segmentation is node), None)
+        return volume, node, guess_segment(node)
+    everything = nodes_of(scene, "vtkMRMLSegmentationNode")
+    own = _segmentations_of(scene, node) or _in_same_study(node, everything)
+    if not own and [volume for volume, _segmentation in studies(scene) if volume is not None] == [node]:
+        own = everything
+    segmentation = max(own, key=lambda each: _best_score([each]), default=None)
+    return node, segmentation, guess_segment(segmentation)
 
 
 def refers_to(segmentation_node, volume_node) -> bool:
