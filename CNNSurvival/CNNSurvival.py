@@ -293,7 +293,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.mrml.guesses import inputs_of
 
         volume, segmentation, guessed = inputs_of(node)
-        p = self._parameterNode
+        p = self.logic.getParameterNode()
         with slicer.util.NodeModify(p):
             self._guessedFor = self._id(volume)  # the tumour need not be looked for
             p.force = p.force and volume is p.volume
@@ -383,8 +383,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _currentPrediction(self):
         """The prediction that is shown, where it is of the chosen model, population and lesions; else None."""
-        prediction = self._prediction()
-        return prediction if self.models.made(prediction) and self.tumour.made(prediction) else None
+        prediction, p = self._prediction(), self._parameterNode
+        return prediction if self.models.made(prediction) and self.tumour.made(prediction, p.lesions) else None
 
     def _segmentTime(self) -> int:
         """When the segment was last changed, in VTK's count of this session."""

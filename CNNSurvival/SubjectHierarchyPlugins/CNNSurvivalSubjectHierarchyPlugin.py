@@ -40,7 +40,7 @@ class CNNSurvivalSubjectHierarchyPlugin(AbstractScriptedSubjectHierarchyPlugin):
     def onPredict(self):
         found = self._input(slicer.qSlicerSubjectHierarchyPluginHandler.instance().currentItem())
         if found:
-            slicer.util.selectModule("CNNSurvival")
+            self.scriptedPlugin.switchToModule("CNNSurvival")
             slicer.modules.cnnsurvival.widgetRepresentation().self().openWith(*found)
 
     @staticmethod

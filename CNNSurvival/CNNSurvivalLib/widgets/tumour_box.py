@@ -40,9 +40,10 @@ class TumourSection(VTKObservationMixin):
         """The qMRMLSegmentEditorWidget; None before the box was opened."""
         return self._editor
 
-    def made(self, prediction) -> bool:
-        """Whether the prediction was made with the present choice of lesions."""
-        return not matters(prediction.provenance, self._parameters.lesions)
+    @staticmethod
+    def made(prediction, lesions) -> bool:
+        """Whether the prediction is that of this choice of lesions."""
+        return not matters(prediction.provenance, lesions)
 
     # --- Life
 
@@ -98,8 +99,9 @@ class TumourSection(VTKObservationMixin):
 
     def _observe(self, segmentation) -> None:
         """Hear when the segmentation is changed, by this editor or any other way."""
-        events = (slicer.vtkSegmentation.SourceRepresentationModified, slicer.vtkSegmentation.SegmentAdded,
-                  slicer.vtkSegmentation.SegmentRemoved)  # fmt: skip
+        kinds = slicer.vtkSegmentation
+        # Drawing in a segment invokes the first, undoing it the second.
+        events = (kinds.SourceRepresentationModified, kinds.SegmentModified, kinds.SegmentAdded, kinds.SegmentRemoved)
         if segmentation is not None and self.hasObserver(segmentation, events[0], self._onSegmentation):
             return
         self.removeObservers(self._onSegmentation)
@@ -142,7 +144,8 @@ class TumourSection(VTKObservationMixin):
         if self._editor is None:
             self._makeEditor()
         self._editor.turnOffLightboxes()  # effects cannot draw in them
-        self._editor.installKeyboardShortcuts()
+        if slicer.util.mainWindow():
+            self._editor.installKeyboardShortcuts()
         self._followed = None
         self._follow()
 
