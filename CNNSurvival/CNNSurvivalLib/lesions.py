@@ -12,7 +12,9 @@ lesion; what else is one lesion, and what is none:
 - Pieces below ``SPECK_CC`` are specks, not lesions: a ball of 6 mm, below which a nodule needs no follow-up
   (Fleischner Society 2017: 100 mm3). They come from rounding at the rim, and from clicks by accident.
 
-By these rules 3 of the 295 lung contours hold several lesions, and 58 of the 298 of head and neck.
+By these rules 3 of the 295 lung contours hold several lesions, and 58 of the 298 of head and neck (51 of these large
+enough to predict from). With the largest alone their 18-month risk differs by 0.016 and 0.006 on average, at most by
+0.035 (lung-head-neck 2.0).
 """
 
 from __future__ import annotations

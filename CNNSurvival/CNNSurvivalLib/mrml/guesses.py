@@ -6,7 +6,7 @@ import re
 
 from .nodes import ATTRIBUTE, hierarchy_of, nodes_of, parent_item, segments_of
 
-_NODE = r"(n|nd|ln|lns|nod|node|nodes|nodal|lymph\w*|lk) ?[lr]?\d*"  # GTVn, GTV-N1, GTV_LN, GTV nodal
+_NODE = r"(n[d]?|ln|lns|nod|node|nodes|nodal|lymph\w*|lk) ?[lr]?\d*"  # GTVn, GTV-N1, GTV_LN, GTV nodal
 _GTV = r"\b[iz]?gtv"  # with iGTV (all phases of breathing) and zGTV (TG-263: not for the treatment itself)
 _OWN_GTV = r"(?<!\bn )(?<!nodal )(?<!node )" + _GTV  # nGTV, "Nodal GTV"
 # What segments of tumours are called, best first; the first that fits gives the score. Words are matched in
