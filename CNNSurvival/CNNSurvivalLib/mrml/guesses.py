@@ -120,7 +120,9 @@ def refers_to(segmentation_node, volume_node) -> bool:
     import slicer
 
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    return volume_node is not None and segmentation_node.GetNodeReferenceID(role) == volume_node.GetID()
+    if segmentation_node is None or volume_node is None:
+        return False
+    return segmentation_node.GetNodeReferenceID(role) == volume_node.GetID()
 
 
 def _segmentations_of(scene, volume_node) -> list:

@@ -6,6 +6,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from CNNSurvivalLib.lesions import CHOICES, matters
+from CNNSurvivalLib.mrml.guesses import refers_to
 from CNNSurvivalLib.mrml.tumour import editor_node, has_nothing_drawn, new_tumour
 
 UNDO_STATES = 10  # as in the Segment Editor module
@@ -23,7 +24,7 @@ class TumourSection(VTKObservationMixin):
         self._onDrawn = onDrawn
         self._parameters = None  # the panel's parameter node
         self._editor = None
-        self._followed = None  # IDs of CT, segmentation and segment that the editor was given
+        self._followed = None  # IDs of segmentation and segment that the editor was given last
         self._entered = False
         self._filling = False
         self.widget = slicer.util.loadUI(uiPath)
@@ -62,9 +63,8 @@ class TumourSection(VTKObservationMixin):
         self._end()
         self._observe(None)
         if self._editor:
+            self._editor.setSourceVolumeNode(None)  # first, as it does nothing without a segmentation
             self._editor.setSegmentationNode(None)
-            self._editor.setSourceVolumeNode(None)
-        self._followed = None
 
     def cleanup(self) -> None:
         """The panel is about to be deleted."""
@@ -118,7 +118,8 @@ class TumourSection(VTKObservationMixin):
         p = self._parameters
         if not (p and p.volume):
             return
-        if not has_nothing_drawn(p.segmentation, p.segmentId):  # else the former new one is still to be drawn
+        # A second click does not make a second one.
+        if not (refers_to(p.segmentation, p.volume) and has_nothing_drawn(p.segmentation, p.segmentId)):
             segmentation, segmentId = new_tumour(p.volume)
             with slicer.util.NodeModify(p):
                 p.segmentation, p.segmentId = segmentation, segmentId
@@ -170,18 +171,16 @@ class TumourSection(VTKObservationMixin):
         self._effects.connect("effectRegistered(QString)", self._editor.updateEffectList)
 
     def _follow(self) -> None:
-        """Give the inputs to the editor where they are others than before."""
+        """Give the inputs to the editor; nothing changes where it has them."""
         p = self._parameters
         if not self._editor or not self._entered or self.widget.collapsed or not p:
             return
-        nodes = (p.volume, p.segmentation)
-        inputs = (*(node.GetID() if node else "" for node in nodes), p.segmentId)
-        if inputs == self._followed:
-            return
-        self._followed = inputs
         self._editor.setMRMLSegmentEditorNode(editor_node(slicer.mrmlScene))
         self._editor.setSegmentationNode(p.segmentation)
         if p.segmentation:
             self._editor.setSourceVolumeNode(p.volume)
-            self._editor.setCurrentSegmentID(p.segmentId)
-        self.box.editorFrame.visible = all(nodes)
+            wanted = (p.segmentation.GetID(), p.segmentId)
+            if wanted != self._followed:  # else the user may have chosen another segment in the editor's list
+                self._followed = wanted
+                self._editor.setCurrentSegmentID(p.segmentId)
+        self.box.editorFrame.visible = bool(p.volume and p.segmentation)
