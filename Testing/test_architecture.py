@@ -22,7 +22,7 @@ LIBRARY_RULES = {
     "io": ({"numpy", "scipy", "SimpleITK", "pydicom", "highdicom"}, {""}),
     "report": ({"numpy"}, {""}),
     "mrml": ({"numpy", "scipy", "slicer", "vtk"}, {"", "io", "report"}),
-    "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils"}, {"", "io", "report", "mrml"}),
+    "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils", "SampleData"}, {"", "io", "report", "mrml"}),
 }
 # These two modules join the folders: they choose where cases come from.
 JOINING = {"batch": {"", "io", "mrml", "report"}, "headless": {"", "io", "mrml"}}

@@ -13,13 +13,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MODULE = REPOSITORY / "CNNSurvival"
 SOURCES = sorted(MODULE.rglob("*.py"))
 UI = MODULE / "Resources" / "UI" / "CNNSurvival.ui"
-WITHOUT_CODE = ("QLabel", "qMRMLWidget")  # what needs no connection
+WITHOUT_CODE = ("QLabel", "QWidget", "qMRMLWidget")  # what needs no connection
 WINDOW = sorted((MODULE / "CNNSurvivalLib" / "widgets").glob("*.py"))
 SLICER_ONLY = {
     path.name: {"qt", "ctk", "vtk", "slicer", "CNNSurvivalLib"} for path in (MODULE / "CNNSurvival.py", *WINDOW)
 }
 del SLICER_ONLY["__init__.py"]
 SLICER_ONLY["self_test.py"] = {"CNNSurvivalLib"}
+SLICER_ONLY["CNNSurvivalSubjectHierarchyPlugin.py"] = {"qt", "slicer", "SubjectHierarchyPlugins"}
 
 
 @pytest.fixture(scope="module")

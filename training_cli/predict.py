@@ -24,6 +24,7 @@ from CNNSurvivalLib.engines import create_engine
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import find_segments
+from CNNSurvivalLib.lesions import ALL
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import write_case_folder
 
@@ -35,7 +36,7 @@ class Settings:
     """How to predict: the model's folder, the engine's name, and what overrides the model's own choices.
 
     population and covariates (name -> text) are those of cases that do not name their own. force: images that are no
-    CT are predicted, too. report: cases get a report.pdf.
+    CT are predicted, too. report: cases get a report.pdf. lesions: what is taken of several lesions in one mask.
     """
 
     model: Path
@@ -47,6 +48,7 @@ class Settings:
     force: bool = False
     horizons_months: tuple = HORIZONS_MONTHS
     report: bool = False
+    lesions: str = ALL
 
 
 class BatchResult(NamedTuple):
@@ -105,7 +107,8 @@ def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> tuple[Pr
     """(prediction, what it was made from) of one case."""
     prediction, segment = predict_and_name(
         case, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices,
-        covariates=settings.covariates, force=settings.force, horizons_months=settings.horizons_months,
+        covariates=settings.covariates, force=settings.force, lesions=settings.lesions,
+        horizons_months=settings.horizons_months,
     )  # fmt: skip
     return prediction, {"image": str(case.image_path), "mask": str(case.mask_path), "segment": segment}
 

@@ -131,7 +131,8 @@ class SelfTest:
         """What is in the scene; the panel's own nodes are not the subject."""
         import slicer
 
-        own = ("vtkMRMLScriptedModuleNode", "vtkMRMLSubjectHierarchyNode", "vtkMRMLSelectionNode", "vtkMRMLLayoutNode")
+        own = ("vtkMRMLScriptedModuleNode", "vtkMRMLSubjectHierarchyNode", "vtkMRMLSelectionNode", "vtkMRMLLayoutNode",
+               "vtkMRMLSegmentEditorNode")  # fmt: skip
         collection = slicer.mrmlScene.GetNodes()
         nodes = [collection.GetItemAsObject(n) for n in range(collection.GetNumberOfItems())]
         return {(node.GetID(), node.GetName()) for node in nodes if node.GetClassName() not in own}
@@ -717,3 +718,247 @@ class SelfTest:
         second, _organs = self.makeCase()
         widget._parameterNode.volume = second
         self.assertFalse(widget.ui.forceCheckBox.checked, "it was meant for the other image")
+
+    # --- Draw the tumour
+
+    def openTumour(self, widget):
+        """The panel as it is shown, with the box Tumour open; a context: left and closed afterwards."""
+        import contextlib
+
+        @contextlib.contextmanager
+        def context():
+            widget.enter()
+            try:
+                widget.tumour.widget.collapsed = False
+                yield widget.tumour
+            finally:
+                widget.exit()
+                widget.tumour.widget.collapsed = True
+                widget.initializeParameterNode()
+
+        return context()
+
+    def makeCt(self):
+        """The CT of makeCase, without its segmentation."""
+        import slicer
+
+        volume, segmentation = self.makeCase()
+        slicer.mrmlScene.RemoveNode(segmentation)
+        return volume
+
+    def effect(self):
+        """An effect that listens to the views; Paint crashes Slicer 5.8 where there are none (--no-main-window)."""
+        import slicer
+
+        return "Paint" if slicer.app.layoutManager() else "Islands"
+
+    def threshold(self, editor, low, high):
+        """Draw what lies between the two HU, as a user does with the effect Threshold."""
+        editor.setActiveEffectByName("Threshold")
+        effect = editor.activeEffect()
+        effect.setParameter("MinimumThreshold", str(low))
+        effect.setParameter("MaximumThreshold", str(high))
+        effect.self().onApply()
+
+    def drawn(self, widget):
+        """The volume of what is drawn, in voxels."""
+        import slicer
+
+        p = widget._parameterNode
+        return int((slicer.util.arrayFromSegmentBinaryLabelmap(p.segmentation, p.segmentId, p.volume) > 0).sum())
+
+    def test_newTumourIsDrawnAndPredicted(self):
+        import slicer
+
+        widget = self.makeWidget()
+        with self.openTumour(widget) as tumour:
+            self.assertFalse(tumour.box.newTumourButton.enabled)
+            volume = self.makeCt()
+            widget.initializeParameterNode()
+            self.assertIn("No segmentation is chosen", tumour.box.tumourLabel.text)
+            self.assertFalse(widget.ui.predictButton.enabled)
+            tumour.box.newTumourButton.click()
+            tumour.box.newTumourButton.click()  # nothing is drawn yet, so no other is made
+            self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+            segmentation = widget._parameterNode.segmentation
+            self.assertEqual(widget.ui.segmentSelector.currentNodeID(), segmentation.GetID())
+            self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "Tumour")
+            self.assertEqual(tumour.box.tumourLabel.text, "")
+            self.assertEqual(tumour.editor.segmentationNodeID(), segmentation.GetID())
+            self.assertEqual(tumour.editor.sourceVolumeNodeID(), volume.GetID())
+            self.assertEqual(tumour.editor.currentSegmentID(), "Tumour")
+            self.assertTrue(widget.ui.predictButton.enabled)
+
+            self.threshold(tumour.editor, -100, 200)
+            drawn = self.drawn(widget)
+            self.assertGreater(drawn, 5000)
+            widget.ui.predictButton.click()
+            self.assertIn("18 months", widget.ui.sentenceLabel.text)
+            self.assertTrue(widget.ui.staleLabel.isHidden())
+            curve, volume_cc = self.curve(widget), widget._prediction().volume_cc
+            self.assertAlmostEqual(volume_cc, drawn * 3 / 1000, places=3)
+
+            self.threshold(tumour.editor, 40, 200)  # less of it
+            self.assertLess(self.drawn(widget), drawn)
+            self.assertFalse(widget.ui.staleLabel.isHidden(), "stale as soon as it is drawn")
+            self.assertEqual(self.curve(widget), curve)
+            widget.ui.predictButton.click()
+            self.assertTrue(widget.ui.staleLabel.isHidden())
+            self.assertLess(widget._prediction().volume_cc, volume_cc)
+            self.assertNotEqual(self.curve(widget), curve)
+
+            tumour.editor.undo()
+            self.assertEqual(self.drawn(widget), drawn)
+            self.assertFalse(widget.ui.staleLabel.isHidden(), "stale as soon as it is undone")
+            widget.ui.predictButton.click()
+            self.assertEqual(self.curve(widget), curve)
+            tumour.editor.redo()
+            self.assertLess(self.drawn(widget), drawn)
+
+    def test_terminologyIsOfSlicersList(self):
+        import slicer
+
+        from CNNSurvivalLib.mrml.tumour import NEOPLASM_PRIMARY
+
+        entry = slicer.vtkSlicerTerminologyEntry()
+        self.assertTrue(slicer.modules.terminologies.logic().DeserializeTerminologyEntry(NEOPLASM_PRIMARY, entry))
+        self.assertEqual(entry.GetTypeObject().GetCodeMeaning(), "Neoplasm, Primary")
+
+    def test_editorFollowsTheInputsAndLetsGo(self):
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        widget.initializeParameterNode()
+        tumour = widget.tumour
+        with self.openTumour(widget):
+            editor = tumour.editor
+            self.assertEqual(editor.currentSegmentID(), "GTVp")
+            widget.ui.segmentSelector.setCurrentSegmentID("Lung")
+            self.assertEqual(editor.currentSegmentID(), "Lung")
+            second, organs = self.makeCase()
+            widget._parameterNode.volume = second
+            self.assertEqual(editor.segmentationNodeID(), organs.GetID())
+            self.assertEqual(editor.sourceVolumeNodeID(), second.GetID())
+            self.assertEqual(editor.currentSegmentID(), "GTVp")
+            editor.setActiveEffectByName(self.effect())
+            self.assertEqual(editor.activeEffect().name, self.effect())
+            widget.exit()
+            self.assertIsNone(editor.activeEffect(), "leaving puts the effect off")
+            widget.enter()
+            self.assertIs(tumour.editor, editor, "made once")
+            editor.setActiveEffectByName(self.effect())
+            tumour.widget.collapsed = True
+            self.assertIsNone(editor.activeEffect(), "so does closing the box")
+            tumour.widget.collapsed = False
+            editor.setActiveEffectByName(self.effect())
+            slicer.mrmlScene.Clear()
+            self.assertIsNone(editor.segmentationNode())
+            self.assertIsNone(editor.sourceVolumeNode())
+            widget.enter()
+            volume, segmentation = self.makeCase()
+            widget.initializeParameterNode()
+            self.assertEqual(editor.segmentationNodeID(), segmentation.GetID())
+            self.assertEqual(editor.currentSegmentID(), "GTVp")
+
+    def test_comingAndGoingLeavesNoObservers(self):
+        import slicer
+
+        widget = self.makeWidget()
+        _volume, segmentation = self.makeCase()
+        widget.initializeParameterNode()
+        tumour, told = widget.tumour, []
+        onDrawn, tumour._onDrawn = tumour._onDrawn, lambda: told.append(1)
+
+        def heard():
+            """How often the box is told of one change, and how many observers the view of the red slice has."""
+            told.clear()
+            segmentation.GetSegmentation().GetSegment("GTVp").GetRepresentation("Binary labelmap").Modified()
+            manager = slicer.app.layoutManager()
+            view = str(manager.sliceWidget("Red").sliceView().interactor()) if manager else ""
+            return len(told), view.count("Command:")
+
+        try:
+            with self.openTumour(widget):
+                atRest = heard()
+                self.assertEqual(atRest[0], 1)
+                tumour.editor.setActiveEffectByName(self.effect())
+                atWork = heard()
+                if slicer.app.layoutManager():
+                    self.assertGreater(atWork[1], atRest[1])
+                for _ in range(20):
+                    widget.exit()
+                    times, observers = heard()
+                    self.assertLessEqual(times, 1)
+                    self.assertEqual(observers, atRest[1])
+                    widget.enter()
+                    tumour.editor.setActiveEffectByName(self.effect())
+                self.assertEqual(heard(), atWork)
+        finally:
+            tumour._onDrawn = onDrawn
+
+    def test_severalLesionsInOneSegment(self):
+        import numpy as np
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        k, j, i = np.indices((24, 100, 110))
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "GTVp", volume)
+        mask |= (3 * (k - 12)) ** 2 + (j - 50) ** 2 + (i - 95) ** 2 < 10**2
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, "GTVp", volume)
+        widget.initializeParameterNode()
+        combo = widget.tumour.box.lesionsComboBox
+        self.assertEqual(combo.currentIndex, 0)
+        widget.ui.predictButton.click()
+        self.assertIn("2 separate lesions", widget.ui.warningsLabel.text)
+        self.assertIn("all were taken", widget.ui.warningsLabel.text)
+        both = self.curve(widget)
+        combo.setCurrentIndex(1)
+        self.assertEqual(widget._parameterNode.lesions, "largest")
+        self.assertIn("another choice of lesions", widget.ui.staleLabel.text)
+        widget.ui.predictButton.click()
+        self.assertTrue(widget.ui.staleLabel.isHidden())
+        self.assertIn("only the largest was taken", widget.ui.warningsLabel.text)
+        self.assertNotEqual(self.curve(widget), both)
+        combo.setCurrentIndex(0)
+        self.assertFalse(widget.ui.staleLabel.isHidden())
+
+    def test_rightClickInTheDataModule(self):
+        import slicer
+        import vtk
+
+        widget = self.makeWidget()
+        _first, organs = self.makeCase()
+        second, contours = self.makeCase()
+        label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Label")
+        widget.initializeParameterNode()
+        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+        handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
+        plugin = slicer.CNNSurvivalSubjectHierarchyPlugin
+        segments = vtk.vtkIdList()
+        hierarchy.GetItemChildren(hierarchy.GetItemByDataNode(contours), segments)
+
+        def shown(item):
+            plugin.showContextMenuActionsForItem(item)
+            return plugin.predictAction.visible
+
+        self.assertIn(plugin.predictAction, plugin.itemContextMenuActions())
+        self.assertFalse(shown(hierarchy.GetItemByDataNode(label)))
+        self.assertFalse(shown(hierarchy.GetSceneItemID()))
+        items = {
+            hierarchy.GetItemByDataNode(organs): (organs, "GTVp"),
+            hierarchy.GetItemByDataNode(second): (contours, "GTVp"),
+            segments.GetId(0): (contours, "Lung"),
+            hierarchy.GetItemByDataNode(contours): (contours, "GTVp"),
+        }
+        for item, (segmentation, segmentId) in items.items():
+            self.assertTrue(shown(item))
+            handler.setCurrentItem(item)
+            plugin.predictAction.trigger()
+            widget.initializeParameterNode()
+            self.assertEqual(widget._parameterNode.segmentation.GetID(), segmentation.GetID())
+            self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), segmentId)
+            self.assertEqual(widget._parameterNode.volume, _first if segmentation is organs else second)
+        hierarchy.SetItemAttribute(hierarchy.GetItemByDataNode(second), "DICOM.Modality", "MR")
+        self.assertFalse(shown(hierarchy.GetItemByDataNode(second)))

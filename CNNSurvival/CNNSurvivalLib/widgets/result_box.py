@@ -55,4 +55,8 @@ class ResultSection:
         before = self._predictedFrom.get(result.record.GetID())
         if before is not None and before != segmentTime:
             return _("The segment has changed since; predict again.")
-        return "" if current else _("This result is of another model or population; predict again.")
+        return (
+            ""
+            if current
+            else _("This result is of another model or population, or of another choice of lesions; predict again.")
+        )
