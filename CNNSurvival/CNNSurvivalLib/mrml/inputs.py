@@ -139,8 +139,8 @@ def words_of_the_panel():
         yield
     except NotACT as error:
         raise CNNSurvivalError(
-            f"{error.problem} Choose the CT, or tick 'Predict although the image does not look like a CT' in the box "
-            "Advanced."
+            f"{error.problem} Choose the CT, or tick 'Predict although the image does not look like a CT' in the tab "
+            "Model."
         ) from error
 
 
