@@ -954,13 +954,28 @@ def test_outside_the_training_range_is_marked_in_the_chart(case, bundle_2):
     assert chart.GetTitle() == "CT GTVp: predicted survival"
     outside, _ = again_with(case, prediction, covariates={"age_years": 95})
     assert not outside.inside_training_range
-    assert chart.GetTitle() == "CT GTVp: predicted survival, outside what the model learned from"
+    assert chart.GetTitle() == "GTVp: outside what the model learned from"
     assert curve.GetLineStyle() == curve.GetLineStyleFromString("dash") and curve.GetColor() != plain[0]
     curve.SetColor(1, 0, 1)
     again_with(case, outside, covariates={"age_years": 96})
     assert curve.GetColor() == (1, 0, 1), "the user's colour stays while the mark does"
     again_with(case, outside, covariates={"age_years": 60})
     assert (curve.GetColor(), curve.GetLineStyle(), chart.GetTitle()) == plain
+
+
+def test_outside_the_training_range_is_marked_in_a_comparison(case, bundle_2):
+    prediction, first = write(case, bundle_2)
+    _, second = write(case, bundle_2, "Lung", covariates={"age_years": 60})
+    chart = write_comparison(case[0], first, second)
+    ours, other, cohort = (chart.GetNthPlotSeriesNode(n) for n in range(3))
+    plain = [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)]
+    again_with(case, prediction, covariates={"age_years": 95})
+    assert write_comparison(case[0], first, second) is chart and "dashed: outside" in chart.GetTitle()
+    assert ours.GetName() == "CT GTVp (outside)" and ours.GetLineStyle() == ours.GetLineStyleFromString("dash")
+    again_with(case, prediction, covariates={})
+    write_comparison(case[0], first, second)
+    assert [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)] == plain
+    assert chart.GetTitle() == "Predicted survival compared"
 
 
 def test_population_and_covariates_come_back_with_the_scene(case, bundle_2, tmp_path):

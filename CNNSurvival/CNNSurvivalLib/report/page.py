@@ -87,7 +87,15 @@ def write_report(
 
 
 def draw_curve(
-    canvas, p: Prediction, x: float, y: float, width: float, height: float, scale: float = 1.0, look: Look = ON_LIGHT
+    canvas,
+    p: Prediction,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    scale: float = 1.0,
+    look: Look = ON_LIGHT,
+    legend_below: bool = False,
 ) -> None:
     """S(t) with the population's interval, its spread over slices and the reference cohort's Kaplan-Meier curve.
 
@@ -95,11 +103,13 @@ def draw_curve(
     colour, under a banner that says so.
 
     canvas: a ``pdf.Page``, or another object with its text, polyline, polygon and text_width. x, y: the top left
-    corner. scale: of texts and lines. look: the colours; the background is drawn behind one text only.
+    corner. scale: of texts and lines. look: the colours; the background is drawn behind one text only. legend_below:
+    where the picture is small, so that no curve runs through the legend.
     """
     size = 8 * scale
     head = size if p.inside_training_range else 3 * size  # room for the banner
-    left, top, right, bottom = x + 3.6 * size, y + head, x + width - size, y + height - 3.4 * size
+    foot = (4.9 if legend_below else 3.4) * size
+    left, top, right, bottom = x + 3.6 * size, y + head, x + width - size, y + height - foot
     end = float(p.time_days[-1]) / MONTH_DAYS
 
     def at(months, survival) -> np.ndarray:
@@ -114,10 +124,15 @@ def draw_curve(
         canvas.polyline(at([0, end], part), look.grid, 0.5 * scale)
         canvas.text(left - 0.5 * size, at(0, part)[1] + 0.35 * size, f"{part:.0%}", size, REGULAR, look.ink, "right")
     step = next(step for step in (6, 12, 24, 48, 120) if end / step <= 8)
-    for month in np.arange(0, end + 1e-6, step):
+    ticks = np.arange(0, end + 1e-6, step)
+    for month in ticks:
         canvas.polyline(at(month, [0, 1]), look.grid, 0.5 * scale)
-        canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, look.ink, "center")
-    canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, look.ink, "center")
+        if month < ticks[-1] or not legend_below:
+            canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, look.ink, "center")
+    if legend_below:  # no line for the axis' title
+        canvas.text(right + 0.9 * size, bottom + 1.4 * size, f"{ticks[-1]:g} months", size, REGULAR, look.ink, "right")
+    else:
+        canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, look.ink, "center")
     days, survival = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
     canvas.polyline(at(days / MONTH_DAYS, survival), look.reference, 1.0 * scale)
     if p.interval_low is not None:
@@ -136,8 +151,11 @@ def draw_curve(
     canvas.text(place, baseline, alive, size, BOLD, color)
     if not p.inside_training_range:
         _banner(canvas, left, right, top - 0.9 * size, size, look)
-    curves = np.concatenate([at(months, limits[1]), at(days / MONTH_DAYS, survival)])
-    _legend(canvas, p, curves, (top, right, bottom), size, scale, look)
+    if legend_below:
+        _legend_below(canvas, _legend_rows(p, scale, look, short=True), x + size, bottom + 3.1 * size, size)
+    else:
+        curves = [at(months, each) for each in (*limits, p.survival)] + [at(days / MONTH_DAYS, survival)]
+        _legend(canvas, _legend_rows(p, scale, look), curves, (top, right, bottom), size)
 
 
 def _colors(p: Prediction, look: Look) -> tuple:
@@ -158,30 +176,57 @@ def _banner(canvas, left, right, bottom, size, look: Look) -> None:
     canvas.text((left + right) / 2, bottom - 0.5 * size, OUTSIDE, size, BOLD, look.on_caution, "center")
 
 
-def _legend(canvas, p: Prediction, curves: np.ndarray, frame: tuple, size, scale, look: Look) -> None:
-    """At the top right, or above the lowest line of text where a curve (points [n, 2]) runs there. frame: top, right,
-    bottom."""
+def _legend_rows(p: Prediction, scale: float, look: Look, short: bool = False) -> list[tuple]:
+    """(colour of the text, colour, width and dash of the line, text) of what is drawn."""
     color, band = _colors(p, look)
     dotted, dash = (1.5 * scale, 1.5 * scale), () if p.inside_training_range else (5 * scale, 2 * scale)
     if p.interval_low is None:
-        bands = [(band, 5.0, (), "10-90% of the slices: agreement, not confidence")]
+        bands = [(look.ink, band, 5.0 * scale, (), "10-90% of the slices: agreement, not confidence")]
     else:
-        bands = [(band, 5.0, (), f"{p.population.interval_level:.0%} interval for such patients"),
-                 (look.spread, 0.7, dotted, "10-90% of the slices")]  # fmt: skip
-    rows = [
-        (color, 2.0, dash, f"this tumour, mean of {p.slices_used} slices"),
+        bands = [(look.ink, band, 5.0 * scale, (), f"{p.population.interval_level:.0%} interval for such patients"),
+                 (look.ink, look.spread, 0.7 * scale, dotted, "10-90% of the slices")]  # fmt: skip
+    plural = "" if p.slices_used == 1 else "s"
+    cohort = "reference cohort" if short else "Kaplan-Meier of the reference cohort"
+    return [
+        (look.ink, color, 2.0 * scale, dash, f"this tumour, mean of {p.slices_used} slice{plural}"),
         *bands,
-        (look.reference, 1.0, (), "Kaplan-Meier of the reference cohort"),
+        (look.ink, look.reference, 1.0 * scale, (), cohort),
     ]
+
+
+def _legend(canvas, rows: list, curves: list, frame: tuple, size: float) -> None:
+    """Inside the frame (top, right, bottom) at its right: at the top or at the bottom, where it covers less of the
+    curves (each points [n, 2])."""
     top, right, bottom = frame
     height = (1.4 * len(rows) + 0.4) * size
     left = right - max(canvas.text_width(text, size) for *_look, text in rows) - 2.5 * size
-    if (curves[curves[:, 0] >= left, 1] < top + height).any():
-        top = bottom - height - 1.2 * size
-    for number, (color, width, dash, text) in enumerate(rows):
-        y = top + (1.2 + 1.4 * number) * size
-        canvas.polyline([(left, y - 0.3 * size), (left + 1.8 * size, y - 0.3 * size)], color, width * scale, dash)
-        canvas.text(left + 2.3 * size, y, text, size, REGULAR, look.ink)
+    lower = bottom - height - 1.2 * size
+    if _covered(curves, left, right, lower, height) < _covered(curves, left, right, top, height):
+        top = lower
+    for number, row in enumerate(rows):
+        _legend_row(canvas, row, left, top + (1.2 + 1.4 * number) * size, size)
+
+
+def _legend_below(canvas, rows: list, left: float, baseline: float, size: float) -> None:
+    """In two columns, from the first row's baseline."""
+    first = rows[::2]
+    second = left + max(canvas.text_width(text, size) for *_look, text in first) + 4.5 * size
+    for number, row in enumerate(rows):
+        _legend_row(canvas, row, second if number % 2 else left, baseline + 1.5 * (number // 2) * size, size)
+
+
+def _legend_row(canvas, row: tuple, left: float, baseline: float, size: float) -> None:
+    ink, color, width, dash, text = row
+    y = baseline - 0.3 * size
+    canvas.polyline([(left, y), (left + 1.8 * size, y)], color, width, dash)
+    canvas.text(left + 2.3 * size, baseline, text, size, REGULAR, ink)
+
+
+def _covered(curves: list, left: float, right: float, top: float, height: float) -> int:
+    """How much of the curves lies in a box."""
+    xs = np.linspace(left, right, 50)
+    ys = np.array([np.interp(xs, *curve.T) for curve in curves])
+    return int(((ys > top) & (ys < top + height)).sum())
 
 
 # --- The rest of the page -------------------------------------------------------------------------------------

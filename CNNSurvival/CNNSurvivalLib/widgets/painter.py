@@ -57,7 +57,8 @@ def paint_curve(widget, prediction) -> None:
     canvas = Painter(painter, widget.font.family())
     window = palette.color(qt.QPalette.Window)
     look = (ON_DARK if dark else ON_LIGHT)._replace(paper=(window.redF(), window.greenF(), window.blueF()))
-    draw_curve(canvas, prediction, 0, 0, widget.width, widget.height, scale=0.85 * size / 8, look=look)
+    place = (0, 0, widget.width, widget.height)
+    draw_curve(canvas, prediction, *place, scale=0.85 * size / 8, look=look, legend_below=True)
     painter.end()
 
 

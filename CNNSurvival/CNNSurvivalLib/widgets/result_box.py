@@ -20,7 +20,10 @@ class ResultSection:
         ui.curveFrame.layout().addWidget(self.curve)
         table = ui.summaryTable
         table.verticalHeader().hide()
-        table.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        rows = table.verticalHeader()
+        rows.setMinimumSectionSize(1)
+        rows.setDefaultSectionSize(qt.QFontMetrics(table.font).height() + 3)
+        rows.setSectionResizeMode(qt.QHeaderView.Fixed)
         table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         table.horizontalHeader().setHighlightSections(False)
         for label in (ui.outsideIconLabel, ui.staleIconLabel, ui.warningsIconLabel):
@@ -61,7 +64,7 @@ class ResultSection:
         frame = self.ui.sentenceFrame
         self.ui.sentenceLabel.text = record.get("sentence", "")
         frame.styleSheet = frameStyle(frame.objectName, 3) if outside else ""
-        margin = 6 if outside else 0
+        margin = 4 if outside else 0
         frame.layout().setContentsMargins(margin, margin, margin, margin)
         self.ui.outsideIconLabel.visible = outside
 

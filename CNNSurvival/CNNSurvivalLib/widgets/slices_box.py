@@ -24,6 +24,7 @@ class SlicesSection:
         table = ui.slicesTable
         table.verticalHeader().hide()
         table.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
+        table.horizontalHeader().setHighlightSections(False)
         table.horizontalHeader().connect("sectionResized(int,int,int)", self._onSectionResized)
         table.connect("cellChanged(int,int)", self._onCellChanged)
         table.connect("currentCellChanged(int,int,int,int)", self._onCurrentCellChanged)
