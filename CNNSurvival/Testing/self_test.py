@@ -620,6 +620,9 @@ class SelfTest:
                 older = self.curve(widget)
                 self.assertTrue(all(a < b for a, b in zip(older[1:], image[1:])))
                 self.assertIn("age 80 years", widget.ui.sentenceLabel.text)
+                table, risks = widget.ui.slicesTable, widget._prediction().slice_risk
+                self.assertEqual([table.item(row, table.columnCount - 1).text() for row in range(table.rowCount)],
+                                 [f"{risk:.0%}" for risk in risks])  # fmt: skip
                 widget.patient._edits["n_stage"].setCurrentIndex(3)
                 self.assertIn("N stage N2", widget.ui.sentenceLabel.text)
                 widget.patient._edits["n_stage"].setCurrentIndex(0)

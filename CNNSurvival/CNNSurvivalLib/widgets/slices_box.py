@@ -43,6 +43,8 @@ class SlicesSection:
         self._filling = True
         if not same:  # else the pictures stay, and the table stays scrolled to where it is
             self._fill(prediction)
+        for row, cells in enumerate(slice_texts(prediction)[1]):
+            ui.slicesTable.item(row, len(cells) - 1).setText(cells[-1])  # the risk follows what is known of the patient
         for row, used in enumerate(prediction.used):
             ui.slicesTable.item(row, 0).setCheckState(qt.Qt.Checked if used else qt.Qt.Unchecked)
         ui.useAllButton.enabled = not all(prediction.used)
@@ -63,6 +65,8 @@ class SlicesSection:
         width = table.columnWidth(column) if width is None else width
         for row, (risk, used) in enumerate(zip(self._prediction.slice_risk, self._prediction.used)):
             color = qt.QColor(*(BAR if used else LEFT_OUT))
+            if table.item(row, column) is None:  # the table is being filled
+                break
             table.item(row, column).setBackground(bar(risk, color, width))
         self._filling = before
 
@@ -84,7 +88,11 @@ class SlicesSection:
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
                 flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
-                item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column == 0 else flags)
+                if column == 0:
+                    flags |= qt.Qt.ItemIsUserCheckable
+                elif column == len(cells) - 1:
+                    flags = qt.Qt.ItemIsEnabled  # the colour of the chosen row would cover the bar
+                item.setFlags(flags)
                 table.setItem(row, column, item)
             pixmap = qt.QPixmap()
             pixmap.loadFromData(qt.QByteArray(thumbnail(prediction.slices.images[row])))
