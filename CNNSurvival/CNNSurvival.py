@@ -201,6 +201,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndImport(self, caller, event) -> None:
         if self._parameterNode:
             self.initializeParameterNode()
+            if self._result():
+                self.inputs.fold()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:

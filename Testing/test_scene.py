@@ -970,7 +970,7 @@ def test_outside_the_training_range_is_marked_in_a_comparison(case, bundle_2):
     ours, other, cohort = (chart.GetNthPlotSeriesNode(n) for n in range(3))
     plain = [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)]
     again_with(case, prediction, covariates={"age_years": 95})
-    assert write_comparison(case[0], first, second) is chart and "dashed: outside" in chart.GetTitle()
+    assert write_comparison(case[0], first, second) is chart and "Dashed: outside" in chart.GetTitle()
     assert ours.GetName() == "CT GTVp (outside)" and ours.GetLineStyle() == ours.GetLineStyleFromString("dash")
     again_with(case, prediction, covariates={})
     write_comparison(case[0], first, second)
@@ -1035,6 +1035,14 @@ class DicomDatabase:
 
     def instanceValue(self, instance, tag):
         return self.values.get(tag, "") if instance == "1.2.3" else ""
+
+
+def test_a_tumour_that_is_too_small_in_the_panels_words(case, bundle_2):
+    with pytest.raises(CNNSurvivalError) as caught, words_of_the_panel():
+        write(case, bundle_2, min_roi_px=99999)
+    assert "--" not in str(caught.value) and "minimum ROI area in the tab Model" in str(caught.value)
+    with pytest.raises(CNNSurvivalError, match="minimum ROI area in the tab Model"), words_of_the_panel():
+        write(case, bundle_2, min_roi_px=0)
 
 
 @pytest.mark.parametrize(

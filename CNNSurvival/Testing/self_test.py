@@ -560,6 +560,7 @@ class SelfTest:
             widget.initializeParameterNode()
             self.assertTrue(widget.ui.resultCollapsibleButton.isHidden())
             slicer.util.loadScene(path)
+        self.assertTrue(widget.ui.inputsCollapsibleButton.collapsed, "the answer has room, as when the scene was saved")
         widget.initializeParameterNode()
         self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "GTVp")
         self.assertEqual(widget.ui.maximumSlicesSpinBox.value, 3)

@@ -35,8 +35,8 @@ def write_comparison(scene, result: Result, other: Result):
         if not chart.HasPlotSeriesNodeID(node.GetID()):
             chart.AddAndObservePlotSeriesNodeID(node.GetID())
     chart.SetName(f"{names[0]} and {names[1]}: survival compared")
-    more = "; dashed: outside what the model learned from" if any(outside) else ""
-    chart.SetTitle(f"Predicted survival compared{more}")
+    marked = "Dashed: outside what the model learned from"  # a plot view cuts a longer title at both ends
+    chart.SetTitle(marked if any(outside) else "Predicted survival compared")
     set_axes(chart, max(table.GetTable().GetValue(table.GetNumberOfRows() - 1, 0).ToDouble() for table in tables[:2]))
     for node in (chart, *series):
         put_beside(scene, node, result.chart)
