@@ -122,11 +122,14 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.widgets.explain_box import ExplainSection
         from CNNSurvivalLib.widgets.export_box import ExportSection
         from CNNSurvivalLib.widgets.gui_connection import GuiConnection
+        from CNNSurvivalLib.widgets.inputs_box import InputsBox
         from CNNSurvivalLib.widgets.model_box import ModelSection
         from CNNSurvivalLib.widgets.patient_box import PatientSection
+        from CNNSurvivalLib.widgets.plot_button import PlotButton
         from CNNSurvivalLib.widgets.result_box import ResultSection
         from CNNSurvivalLib.widgets.runner import Runner
         from CNNSurvivalLib.widgets.slices_box import SlicesSection
+        from CNNSurvivalLib.widgets.tabs import Tabs
         from CNNSurvivalLib.widgets.tumour_box import TumourSection
 
         ScriptedLoadableModuleWidget.setup(self)
@@ -137,17 +140,21 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = CNNSurvivalLogic()
         self.connection = GuiConnection(self.ui, self._onParametersChanged)
-        self.runner = Runner(self.ui, self._onRunning)
+        self.runner = Runner(self.ui, self._onParametersChanged)
         self.models = ModelSection(self.ui, self.logic, self._onModelSelected, self._onPopulationSelected)
         self.patient = PatientSection(self.ui, self._onPatientChanged, self.runner.showStatus)
         self.tumour = TumourSection(self.ui, self.resourcePath("UI/Tumour.ui"), self._onParametersChanged)
+        self.inputs = InputsBox(self.ui.inputsCollapsibleButton, lambda: self._parameterNode)
         self.result = ResultSection(self.ui)
+        self.plot = PlotButton(self.ui.showChartButton, self._result)
         self.slices = SlicesSection(self.ui, self._onUsedChanged)
-        self.compare = CompareSection(self.ui, self.logic, self._result)
+        self.compare = CompareSection(self.ui, self.plot.show, self._result)
         shown = (self._prediction, self._volumeAndResult)
         self.explain = ExplainSection(self.ui, self.logic, self.runner, self._engineOf, *shown)
         self.export = ExportSection(self.ui, self.logic, self.runner, *shown)
         self.batch = BatchSection(self.ui, self.logic, self.runner, lambda: self.models.bundle, self._options)
+
+        self.tabs = Tabs(self.ui)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -158,7 +165,6 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.segmentSelector.connect("currentSegmentChanged(QString)", self.onSegmentSelected)
         self.ui.sampleButton.connect("clicked(bool)", self.onSampleButton)
         self.ui.predictButton.connect("clicked(bool)", self.onPredictButton)
-        self.ui.showChartButton.connect("clicked(bool)", self.onShowChartButton)
         self.ui.horizonsLineEdit.connect("editingFinished()", self.onHorizonsEdited)
 
         self.initializeParameterNode()
@@ -167,6 +173,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic:  # else setup failed
             self.runner.cancel()
             self.tumour.cleanup()
+            self.plot.release()
             self.setParameterNode(None)
         self.removeObservers()
 
@@ -199,6 +206,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode:
             self.setParameterNode(None)  # fill the widgets anew: they heard of nodes that had not been imported yet
             self.initializeParameterNode()
+            if self._result():
+                self.inputs.fold()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
@@ -351,10 +360,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showResult(self) -> None:
         result = self._result()
-        self.slices.show(self._prediction())
+        prediction, current = self._prediction(), self._currentPrediction() is not None
+        self.inputs.show(result is not None)
+        self.tabs.show(result is not None)
+        self.slices.show(prediction)
         for section in (self.compare, self.explain, self.export):
             section.show()
-        self.result.show(result, self._segmentTime() if result else 0, self._currentPrediction() is not None)
+        self.result.show(result, prediction, self._segmentTime() if result else 0, current)
 
     def _result(self):
         from CNNSurvivalLib.mrml.results import find_result
@@ -411,30 +423,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         result = self.runner.click(self.ui.predictButton, self._predict)
         if result is not None:
             self.result.predicted(result, before)
+            self.inputs.fold()
             self._onParametersChanged()
-            self.logic.showChart(result.chart)
 
     def _predict(self, progress):
         p = self._parameterNode
         inputs = (p.volume, p.segmentation, p.segmentId, self.models.bundle)
         return self.logic.process(*inputs, progress=progress, covariates=self.patient.values, **self._options())
-
-    def _onRunning(self) -> None:
-        """Work has begun, or ended."""
-        running = self.runner.running
-        ui = self.ui
-        for section in (ui.inputsCollapsibleButton, ui.patientCollapsibleButton, ui.advancedCollapsibleButton,
-                        ui.resultCollapsibleButton, ui.slicesCollapsibleButton, self.tumour.widget):  # fmt: skip
-            section.enabled = not running
-        for button in (ui.predictButton, ui.explainButton, ui.exportButton, ui.batchButton):
-            button.enabled = not running or self.runner.isRunning(button)
-        if not running:
-            self._onParametersChanged()
-
-    def onShowChartButton(self, checked=False) -> None:
-        result = self._result()
-        if result:
-            self.logic.showChart(result.chart)
 
     def onHorizonsEdited(self) -> None:
         if self._parameterNode and self._prediction() is not None:
@@ -556,9 +551,6 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         from CNNSurvivalLib.mrml.sample import add_sample
 
         return add_sample()
-
-    def showChart(self, chart) -> None:
-        slicer.modules.plots.logic().ShowChartInLayout(chart)
 
     def showExplanation(self, node) -> None:
         """Show the map over the CT in the slice views; None hides it."""

@@ -401,7 +401,7 @@ def test_another_modality_is_refused_in_the_words_of_the_program(tmp_path, packe
         read_case(given, mask)
     text = str(caught.value)
     assert str(given) in text and text.endswith(f"{advice}tick 'Predict although the image does not look like a CT' "
-                                                "in the box Advanced.")  # fmt: skip
+                                                "in the tab Model.")  # fmt: skip
     assert "--force" not in text and text.count(advice) == 1
 
 

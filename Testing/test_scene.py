@@ -32,6 +32,7 @@ from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
     predict_nodes,
     words_of_the_panel,
 )
+from CNNSurvivalLib.mrml.layout import ChartLayout  # noqa: E402
 from CNNSurvivalLib.mrml.nodes import nodes_of  # noqa: E402
 from CNNSurvivalLib.mrml.results import all_results, find_result, label_of, read_prediction, read_record, write_result  # noqa: E402
 from CNNSurvivalLib.mrml.tumour import NEOPLASM_PRIMARY, editor_node, has_nothing_drawn, new_tumour  # noqa: E402
@@ -959,6 +960,50 @@ def test_two_results_in_one_chart(scene, tiny_bundle):
     assert len({tuple(node.GetColor()) for node in series}) == 3
 
 
+@pytest.fixture
+def layout(scene):
+    """The node of Slicer's window layout, with the layouts that the tests use."""
+    layout = slicer.vtkMRMLLayoutNode()
+    layout.SetSingletonTag("vtkMRMLLayoutNode")
+    for kind in (1, 2, layout.SlicerLayoutConventionalView, layout.SlicerLayoutFourUpView,
+                 layout.SlicerLayoutConventionalPlotView, layout.SlicerLayoutFourUpPlotView, 501):  # fmt: skip
+        layout.AddLayoutDescription(kind, "<layout/>")
+    return scene.AddNode(layout)
+
+
+def plots_logic(scene):
+    logic = slicer.vtkSlicerPlotsLogic()
+    logic.SetMRMLScene(scene)
+    return logic
+
+
+@pytest.mark.parametrize("kind", ["Conventional", "FourUp"])
+def test_a_chart_is_shown_beside_the_slice_views_and_the_layout_comes_back(scene, layout, kind):
+    before, wanted = (getattr(layout, f"SlicerLayout{kind}{view}") for view in ("View", "PlotView"))
+    chart, charts = scene.AddNewNodeByClass("vtkMRMLPlotChartNode"), ChartLayout()
+    layout.SetViewArrangement(before)
+    assert not charts.can_go_back(scene)
+    charts.show(scene, chart, plots_logic(scene))
+    assert layout.GetViewArrangement() == wanted and charts.can_go_back(scene)
+    charts.go_back(scene)
+    assert layout.GetViewArrangement() == before and not charts.can_go_back(scene)
+
+
+def test_a_layout_that_the_user_chose_is_kept(scene, layout):
+    chart, charts = scene.AddNewNodeByClass("vtkMRMLPlotChartNode"), ChartLayout()
+    layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
+    charts.show(scene, chart, plots_logic(scene))
+    layout.SetViewArrangement(layout.SlicerLayoutConventionalView)  # by the user
+    charts.go_back(scene)
+    assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
+    layout.SetViewArrangement(501)  # one of the user's own, with a plot view
+    view = scene.AddNewNodeByClass("vtkMRMLPlotViewNode")
+    view.SetMappedInLayout(1)
+    charts.show(scene, chart, plots_logic(scene))
+    assert layout.GetViewArrangement() == 501 and not charts.can_go_back(scene)
+    assert view.GetPlotChartNodeID() == chart.GetID()
+
+
 def test_the_map_lies_on_the_ct_and_is_replaced(scene, tiny_bundle):
     volume, results = two_results(scene, tiny_bundle)
     put_under(scene, volume, np.eye(4))
@@ -1074,13 +1119,28 @@ def test_outside_the_training_range_is_marked_in_the_chart(case, bundle_2):
     assert chart.GetTitle() == "CT GTVp: predicted survival"
     outside, _ = again_with(case, prediction, covariates={"age_years": 95})
     assert not outside.inside_training_range
-    assert chart.GetTitle() == "CT GTVp: predicted survival, outside what the model learned from"
+    assert chart.GetTitle() == "GTVp: outside what the model learned from"
     assert curve.GetLineStyle() == curve.GetLineStyleFromString("dash") and curve.GetColor() != plain[0]
     curve.SetColor(1, 0, 1)
     again_with(case, outside, covariates={"age_years": 96})
     assert curve.GetColor() == (1, 0, 1), "the user's colour stays while the mark does"
     again_with(case, outside, covariates={"age_years": 60})
     assert (curve.GetColor(), curve.GetLineStyle(), chart.GetTitle()) == plain
+
+
+def test_outside_the_training_range_is_marked_in_a_comparison(case, bundle_2):
+    prediction, first = write(case, bundle_2)
+    _, second = write(case, bundle_2, "Lung", covariates={"age_years": 60})
+    chart = write_comparison(case[0], first, second)
+    ours, other, cohort = (chart.GetNthPlotSeriesNode(n) for n in range(3))
+    plain = [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)]
+    again_with(case, prediction, covariates={"age_years": 95})
+    assert write_comparison(case[0], first, second) is chart and "Dashed: outside" in chart.GetTitle()
+    assert ours.GetName() == "CT GTVp (outside)" and ours.GetLineStyle() == ours.GetLineStyleFromString("dash")
+    again_with(case, prediction, covariates={})
+    write_comparison(case[0], first, second)
+    assert [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)] == plain
+    assert chart.GetTitle() == "Predicted survival compared"
 
 
 def test_population_and_covariates_come_back_with_the_scene(case, bundle_2, tmp_path):
@@ -1125,7 +1185,7 @@ def test_an_image_that_is_no_ct_in_the_panels_words(case, bundle_2):
     magnetic = add_volume(scene, (200 * ball(radius=30) + 20).astype(np.int16), name="MR")
     with pytest.raises(CNNSurvivalError, match="do not look like Hounsfield units") as caught, words_of_the_panel():
         predict_nodes(magnetic, segmentation, "GTVp", bundle_2)
-    assert "--force" not in str(caught.value) and "in the box Advanced" in str(caught.value)
+    assert "--force" not in str(caught.value) and "in the tab Model" in str(caught.value)
     assert predict_nodes(magnetic, segmentation, "GTVp", bundle_2, force=True).warnings
 
 
@@ -1140,6 +1200,14 @@ class DicomDatabase:
 
     def instanceValue(self, instance, tag):
         return self.values.get(tag, "") if instance == "1.2.3" else ""
+
+
+def test_a_tumour_that_is_too_small_in_the_panels_words(case, bundle_2):
+    with pytest.raises(CNNSurvivalError) as caught, words_of_the_panel():
+        write(case, bundle_2, min_roi_px=99999)
+    assert "--" not in str(caught.value) and "minimum ROI area in the tab Model" in str(caught.value)
+    with pytest.raises(CNNSurvivalError, match="minimum ROI area in the tab Model"), words_of_the_panel():
+        write(case, bundle_2, min_roi_px=0)
 
 
 @pytest.mark.parametrize(

@@ -359,6 +359,105 @@ class SelfTest:
             widget.parent.hide()
         self.assertEqual(widths, widths[:1] * len(widths))
 
+    def test_answerComesInOrderAndTheInputsMakeRoom(self):
+        import qt
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        ui = widget.ui
+        self.assertFalse(ui.inputsCollapsibleButton.collapsed)
+        self.assertFalse(widget.tabs.bar.isTabEnabled(3))
+        widget.parent.show()
+        try:
+            ui.predictButton.click()
+            slicer.app.processEvents()
+            self.assertTrue(ui.inputsCollapsibleButton.collapsed)
+            self.assertEqual(ui.inputsCollapsibleButton.text, "CT and tumour: CT, GTVp")
+            parts = (ui.predictButton, ui.sentenceFrame, ui.curveFrame, ui.summaryTable, widget.tabs.bar, ui.slicesTab)
+            tops = [part.mapTo(widget.parent, qt.QPoint(0, 0)).y() for part in parts]
+            self.assertEqual(tops, sorted(tops))
+            for table in (ui.summaryTable, ui.slicesTable):
+                rows = sum(table.rowHeight(row) for row in range(table.rowCount))
+                self.assertGreaterEqual(table.viewport().height, rows)
+            picture = ui.curveFrame.grab().toImage()
+            size = (picture.width(), picture.height())
+            colors = {picture.pixel(x, y) for x in range(0, size[0], 3) for y in range(0, size[1], 3)}
+            self.assertGreater(len(colors), 10, "a curve is drawn")
+            for index in range(widget.tabs.bar.count):
+                self.assertTrue(widget.tabs.bar.isTabEnabled(index))
+                widget.tabs.bar.currentIndex = index
+                shown = [page.isVisible() for page in (ui.slicesTab, ui.explainTab, ui.compareTab, ui.exportTab,
+                                                       ui.batchTab, ui.modelTab)]  # fmt: skip
+                self.assertEqual(shown, [page == index for page in range(6)])
+        finally:
+            widget.tabs.bar.currentIndex = 0
+            widget.parent.hide()
+        ui.segmentSelector.setCurrentSegmentID("Lung")
+        self.assertFalse(ui.inputsCollapsibleButton.collapsed, "there is something to choose again")
+        self.assertFalse(widget.tabs.bar.isTabEnabled(3))
+
+    def test_tableOfTheAnswer(self):
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        table, p = widget.ui.summaryTable, widget._prediction()
+        self.assertEqual(table.rowCount, len(p.horizons_months))
+        for row, (months, survival) in enumerate(zip(p.horizons_months, p.horizon_survival)):
+            self.assertEqual(table.item(row, 0).text(), f"{months} months")
+            self.assertEqual(table.item(row, 1).text(), f"{survival:.0%}")
+        self.assertIn("Median survival", widget.ui.factsLabel.text)
+        self.assertIn(" cc, largest slice", widget.ui.factsLabel.text)
+        self.assertEqual(widget.result.curve.accessibleDescription, widget.ui.sentenceLabel.text)
+
+    def test_layoutChangesOnlyOnTheClickAndComesBack(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        if layout is None:  # without a window
+            layout = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+            for kind in (layout.SlicerLayoutConventionalView, layout.SlicerLayoutConventionalPlotView):
+                layout.AddLayoutDescription(kind, "<layout/>")
+        before = layout.GetViewArrangement()
+        layout.SetViewArrangement(layout.SlicerLayoutConventionalView)
+        text = widget.ui.showChartButton.text
+        widget.ui.predictButton.click()
+        self.assertEqual(layout.GetViewArrangement(), layout.SlicerLayoutConventionalView)
+        widget.ui.showChartButton.click()
+        self.assertEqual(layout.GetViewArrangement(), layout.SlicerLayoutConventionalPlotView)
+        self.assertNotEqual(widget.ui.showChartButton.text, text)
+        widget.ui.showChartButton.click()
+        self.assertEqual(layout.GetViewArrangement(), layout.SlicerLayoutConventionalView)
+        self.assertEqual(widget.ui.showChartButton.text, text)
+        layout.SetViewArrangement(before)
+
+    def test_risksAreBarsWithTheirNumbers(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.parent.show()
+        try:
+            widget.ui.predictButton.click()
+            slicer.app.processEvents()
+            table, p = widget.ui.slicesTable, widget._prediction()
+            last = table.columnCount - 1
+            for row, risk in enumerate(p.slice_risk):
+                self.assertEqual(table.item(row, last).text(), f"{risk:.0%}")
+                brush = table.item(row, last).background()
+                (start, _), (end, _), (after, rest) = brush.gradient().stops()
+                self.assertEqual((start, rest.alpha()), (0, 0))
+                self.assertAlmostEqual(end, risk, delta=0.01)
+                self.assertEqual(brush.gradient().finalStop().x(), table.columnWidth(last))
+        finally:
+            widget.parent.hide()
+
     def test_panelShowsErrors(self):
         widget = self.makeWidget()
         _volume, segmentation = self.makeCase()
@@ -540,6 +639,7 @@ class SelfTest:
             widget.initializeParameterNode()
             self.assertTrue(widget.ui.resultCollapsibleButton.isHidden())
             slicer.util.loadScene(path)
+        self.assertTrue(widget.ui.inputsCollapsibleButton.collapsed, "the answer has room, as when the scene was saved")
         self.assertEqual(widget.ui.volumeSelector.currentNode().GetName(), "CT")
         widget.enter()
         self.assertEqual(widget.ui.volumeSelector.currentNode().GetName(), "CT")
@@ -602,6 +702,9 @@ class SelfTest:
                 older = self.curve(widget)
                 self.assertTrue(all(a < b for a, b in zip(older[1:], image[1:])))
                 self.assertIn("age 80 years", widget.ui.sentenceLabel.text)
+                table, risks = widget.ui.slicesTable, widget._prediction().slice_risk
+                self.assertEqual([table.item(row, table.columnCount - 1).text() for row in range(table.rowCount)],
+                                 [f"{risk:.0%}" for risk in risks])  # fmt: skip
                 widget.patient._edits["n_stage"].setCurrentIndex(3)
                 self.assertIn("N stage N2", widget.ui.sentenceLabel.text)
                 widget.patient._edits["n_stage"].setCurrentIndex(0)
@@ -657,12 +760,16 @@ class SelfTest:
             with self.withPopulations(widget, folder):
                 widget.ui.predictButton.click()
                 self.assertTrue(widget.ui.outsideIconLabel.isHidden())
-                self.assertEqual(widget.ui.sentenceLabel.styleSheet, "")
+                self.assertEqual(widget.ui.sentenceFrame.styleSheet, "")
+                self.assertTrue(widget.ui.warningsFrame.isHidden())
                 chart, curve = widget._result().chart, widget._result().survival_series
                 self.assertEqual(chart.GetNumberOfPlotSeriesNodes(), 6)
                 self.enterAge(widget, "95")
                 self.assertFalse(widget.ui.outsideIconLabel.isHidden())
-                self.assertIn("border", widget.ui.sentenceLabel.styleSheet)
+                self.assertIn("border", widget.ui.sentenceFrame.styleSheet)
+                self.assertFalse(widget.ui.warningsFrame.isHidden())
+                self.assertFalse(widget.ui.warningsIconLabel.pixmap.isNull())
+                self.assertIn("95 years", widget.ui.warningsLabel.text)
                 self.assertIn("OUTSIDE", widget.ui.sentenceLabel.text)
                 self.assertIn("outside what the model learned from", chart.GetTitle())
                 self.assertEqual(curve.GetLineStyle(), curve.GetLineStyleFromString("dash"))

@@ -1,4 +1,4 @@
-"""The box Batch: many patients, of the scene, a table or a folder."""
+"""The tab Batch: many patients, of the scene, a table or a folder."""
 
 import ctk
 import qt
@@ -6,7 +6,9 @@ from slicer.i18n import tr as _
 
 from CNNSurvivalLib.batch import OUTSIDE
 from CNNSurvivalLib.widgets.licence import acknowledged
+from CNNSurvivalLib.widgets.tables import fitHeight
 
+MOST_ROWS = 15  # more of them scroll inside the table
 MARK = 3  # the column that says whether the patient is inside the training range
 
 
@@ -28,6 +30,7 @@ class BatchSection:
         for column in range(len(titles) - 1):
             ui.batchTable.horizontalHeader().setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         ui.batchTable.verticalHeader().hide()
+        ui.batchTable.visible = False  # until there are rows
         ui.batchDirectoryButton.directory = qt.QDir.homePath()
         ui.batchSourceComboBox.connect("currentIndexChanged(int)", self._onSourceChanged)
         ui.batchButton.connect("clicked(bool)", self.onBatchButton)
@@ -50,6 +53,7 @@ class BatchSection:
     def _run(self, progress):
         source = ("scene", "manifest", "folder")[self.ui.batchSourceComboBox.currentIndex]
         self.ui.batchTable.setRowCount(0)
+        self.ui.batchTable.visible = True
         done = self._logic.batch(
             source, self.ui.batchPathLineEdit.currentPath, self.ui.batchDirectoryButton.directory, self._bundle(),
             self._options(), self._addRow, progress,
@@ -67,4 +71,5 @@ class BatchSection:
             if cells[MARK] == OUTSIDE and column == MARK:
                 item.setIcon(table.style().standardIcon(qt.QStyle.SP_MessageBoxWarning))
             table.setItem(row, column, item)
+        fitHeight(table, MOST_ROWS)
         table.scrollToBottom()

@@ -1,4 +1,4 @@
-"""The box Export: the result as files."""
+"""The tab Export: the result as files."""
 
 import qt
 from slicer.i18n import tr as _
@@ -19,7 +19,6 @@ class ExportSection:
         ui.exportButton.connect("clicked(bool)", self.onExportButton)
 
     def show(self) -> None:
-        self.ui.exportCollapsibleButton.visible = self._inputs()[1] is not None
         self.ui.exportButton.enabled = self._prediction() is not None
 
     def onExportButton(self, checked=False) -> None:

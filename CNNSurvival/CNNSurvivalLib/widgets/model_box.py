@@ -1,4 +1,4 @@
-"""The model in the boxes Inputs (model, card, add models) and Advanced (engine)."""
+"""The model in the box of the inputs (model, card) and in the tab Model (facts, add models, engine)."""
 
 import qt
 import slicer
@@ -95,6 +95,8 @@ class ModelSection:
         self.ui.modelInfoLabel.text = "\n".join(self.bundle.facts) if self.bundle else ""
         self.ui.modelInfoLabel.visible = self.bundle is not None
         self.ui.cardButton.enabled = self.bundle is not None
+        tip = _("Who the model learned from, how good it is, and what it must not be used for.")
+        self.ui.cardButton.toolTip = "\n".join([tip, "", *(self.bundle.facts if self.bundle else ())])
 
     def _onSelected(self, index) -> None:
         if not self._filling:
