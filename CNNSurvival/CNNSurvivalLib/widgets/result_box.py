@@ -34,6 +34,7 @@ class ResultSection:
     def predicted(self, result, segmentTime: int) -> None:
         """The result was made just now, of the segment as it was at this time."""
         self._predictedFrom[result.record.GetID()] = segmentTime
+        qt.QTimer.singleShot(0, lambda: scrollTo(self.ui.resultCollapsibleButton))  # once it has its place
 
     def forget(self) -> None:
         """The scene is closed; nodes of the next one may have the same IDs."""
@@ -92,3 +93,16 @@ class ResultSection:
         if before is not None and before != segmentTime:
             return _("The segment has changed since; predict again.")
         return "" if current else _("This result is of another model or population; predict again.")
+
+
+def scrollTo(widget) -> None:
+    """Scroll the panel down until the widget is seen whole, or from its beginning where it is too high for that."""
+    area = widget.parentWidget()
+    while area is not None and not area.inherits("QScrollArea"):
+        area = area.parentWidget()
+    if area is None or not widget.isVisible():
+        return
+    area.widget().layout().activate()
+    top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
+    bar = area.verticalScrollBar()
+    bar.value = max(bar.value, min(top, top + widget.height - area.viewport().height))
