@@ -96,7 +96,7 @@ class ResultSection:
 
 
 def scrollTo(widget) -> None:
-    """Scroll the panel down until the widget is seen whole, or from its beginning where it is too high for that."""
+    """Scroll the panel until the widget is seen whole, or from its beginning where it is too high for that."""
     area = widget.parentWidget()
     while area is not None and not area.inherits("QScrollArea"):
         area = area.parentWidget()
@@ -105,4 +105,5 @@ def scrollTo(widget) -> None:
     area.widget().layout().activate()
     top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
     bar = area.verticalScrollBar()
-    bar.value = max(bar.value, min(top, top + widget.height - area.viewport().height))
+    lowest = min(top, top + widget.height - area.viewport().height)
+    bar.value = min(max(bar.value, lowest), top)
