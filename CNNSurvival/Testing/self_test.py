@@ -1035,7 +1035,8 @@ class SelfTest:
         import slicer
         import vtk
 
-        widget = self.makeWidget()
+        slicer.util.selectModule("Data")
+        widget = slicer.modules.cnnsurvival.widgetRepresentation().self()  # the panel that the action opens
         _first, organs = self.makeCase()
         second, contours = self.makeCase()
         label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Label")

@@ -34,6 +34,7 @@ class ResultSection:
     def predicted(self, result, segmentTime: int) -> None:
         """The result was made just now, of the segment as it was at this time."""
         self._predictedFrom[result.record.GetID()] = segmentTime
+        qt.QTimer.singleShot(0, lambda: scrollTo(self.ui.resultCollapsibleButton))  # once it has its place
 
     def forget(self) -> None:
         """The scene is closed; nodes of the next one may have the same IDs."""
@@ -91,8 +92,20 @@ class ResultSection:
         before = self._predictedFrom.get(result.record.GetID())
         if before is not None and before != segmentTime:
             return _("The segment has changed since; predict again.")
-        return (
-            ""
-            if current
-            else _("This result is of another model or population, or of another choice of lesions; predict again.")
-        )
+        if current:
+            return ""
+        return _("This result is of another model or population, or of another choice of lesions; predict again.")
+
+
+def scrollTo(widget) -> None:
+    """Scroll the panel until the widget is seen whole, or from its beginning where it is too high for that."""
+    area = widget.parentWidget()
+    while area is not None and not area.inherits("QScrollArea"):
+        area = area.parentWidget()
+    if area is None or not widget.isVisible():
+        return
+    area.widget().layout().activate()
+    top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
+    bar = area.verticalScrollBar()
+    lowest = min(top, top + widget.height - area.viewport().height)
+    bar.value = min(max(bar.value, lowest), top)
