@@ -297,7 +297,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.mrml.guesses import inputs_of
 
         volume, segmentation, guessed = inputs_of(node)
-        p = self.logic.getParameterNode()
+        p = self._parameterNode  # the module was entered before
         with slicer.util.NodeModify(p):
             self._guessedFor = self._id(volume)  # the tumour need not be looked for
             p.force = p.force and volume is p.volume

@@ -1035,7 +1035,6 @@ class SelfTest:
         import slicer
         import vtk
 
-        slicer.util.selectModule("Data")
         widget = slicer.modules.cnnsurvival.widgetRepresentation().self()  # the panel that the action opens
         _first, organs = self.makeCase()
         second, contours = self.makeCase()

@@ -30,11 +30,14 @@ class ResultSection:
             showWarningIcon(label)
         for frame in (ui.staleFrame, ui.warningsFrame):
             frame.styleSheet = frameStyle(frame.objectName)
+        self._scrollTimer = qt.QTimer(ui.resultCollapsibleButton)  # the box's own: it ends with the box
+        self._scrollTimer.setSingleShot(True)
+        self._scrollTimer.connect("timeout()", lambda: scrollTo(ui.resultCollapsibleButton))
 
     def predicted(self, result, segmentTime: int) -> None:
         """The result was made just now, of the segment as it was at this time."""
         self._predictedFrom[result.record.GetID()] = segmentTime
-        qt.QTimer.singleShot(0, lambda: scrollTo(self.ui.resultCollapsibleButton))  # once it has its place
+        self._scrollTimer.start(0)  # once the box has its place
 
     def forget(self) -> None:
         """The scene is closed; nodes of the next one may have the same IDs."""
