@@ -279,6 +279,18 @@ class SelfTest:
         self.assertEqual(self.observers(node), observers)
         self.assertNotEqual(widget.ui.maximumSlicesSpinBox.value, 7)
 
+    def test_panelFollowsAnotherWrapperOfTheNode(self):
+        import CNNSurvival
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.enter()
+        second, contours = self.makeCase()
+        CNNSurvival.CNNSurvivalParameterNode(widget._parameterNode.parameterNode).volume = second
+        self.assertEqual(widget.ui.volumeSelector.currentNode().GetID(), second.GetID())
+        self.assertEqual(widget._parameterNode.volume.GetID(), second.GetID())
+        self.assertEqual(widget._parameterNode.segmentation.GetID(), contours.GetID(), "the tumour on that CT")
+
     def test_panelAsksOnceForTheLicence(self):
         import qt
         import slicer

@@ -3,6 +3,9 @@
 import vtk
 
 NAME = "SlicerParameterName"  # the property of a widget that names its parameter
+# Priorities of VTK, below those of the observers with which the wrapper keeps its values. Among equals VTK calls the
+# one that was added first last, and the widgets would be given the former value of the first parameter.
+WIDGETS, PANEL = -1.0, -2.0
 
 
 class GuiConnection:
@@ -36,7 +39,7 @@ class GuiConnection:
                 self._tag = parameters.connectParametersToGui(self._widgets)
             finally:
                 del parameters.AddObserver
-            self._addObserver(vtk.vtkCommand.ModifiedEvent, self._onChanged)
+            self._addObserver(vtk.vtkCommand.ModifiedEvent, self._onChanged, PANEL)
         return parameters
 
     def _disconnect(self) -> None:
@@ -46,7 +49,7 @@ class GuiConnection:
                 self._parameters.RemoveObserver(tag)
         self._observers = []
 
-    def _addObserver(self, *arguments) -> int:
-        tag = self._parameters.parameterNode.AddObserver(*arguments)
+    def _addObserver(self, event, callback, priority=WIDGETS) -> int:
+        tag = self._parameters.parameterNode.AddObserver(event, callback, priority)
         self._observers.append(tag)
         return tag
