@@ -11,7 +11,6 @@ from CNNSurvivalLib.prediction import predict
 from CNNSurvivalLib.record import from_record, to_record
 from CNNSurvivalLib.report.tables import to_dict
 from CNNSurvivalLib.slices import axial_geometry
-from training_cli.cli import main
 
 SHAPE, SPACING = (24, 100, 120), (3.0, 1.0, 1.0)  # [k, j, i], mm
 GEOMETRY = axial_geometry(SPACING)
@@ -175,8 +174,8 @@ def test_bad_inputs_are_said_as_before(two_lesions, tiny_bundle):
 
 
 def test_predict_on_the_command_line(two_lesions, tiny_bundle, tmp_path, capsys):
-    import SimpleITK as sitk
-
+    sitk = pytest.importorskip("SimpleITK")
+    main = pytest.importorskip("training_cli.cli").main
     paths = []
     for name, array in (("ct", two_lesions[0]), ("mask", two_lesions[1])):
         image = sitk.GetImageFromArray(array)
@@ -197,8 +196,7 @@ def test_predict_on_the_command_line(two_lesions, tiny_bundle, tmp_path, capsys)
 
 
 def test_headless_takes_the_choice(two_lesions, tiny_bundle, tmp_path):
-    import SimpleITK as sitk
-
+    sitk = pytest.importorskip("SimpleITK")
     from CNNSurvivalLib.headless import main as headless
 
     for name, array in (("ct", two_lesions[0]), ("mask", two_lesions[1])):
