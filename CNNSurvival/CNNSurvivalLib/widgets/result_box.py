@@ -16,6 +16,9 @@ class ResultSection:
     def __init__(self, ui) -> None:
         self.ui = ui
         self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
+        self._timer = qt.QTimer(ui.resultCollapsibleButton)
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", lambda: scrollTo(ui.resultCollapsibleButton))
         self.curve = CurveView()
         ui.curveFrame.layout().addWidget(self.curve)
         table = ui.summaryTable
@@ -34,7 +37,7 @@ class ResultSection:
     def predicted(self, result, segmentTime: int) -> None:
         """The result was made just now, of the segment as it was at this time."""
         self._predictedFrom[result.record.GetID()] = segmentTime
-        qt.QTimer.singleShot(0, lambda: scrollTo(self.ui.resultCollapsibleButton))  # once it has its place
+        self._timer.start(0)  # once the box has its place
 
     def forget(self) -> None:
         """The scene is closed; nodes of the next one may have the same IDs."""
