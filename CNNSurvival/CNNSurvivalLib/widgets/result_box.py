@@ -16,6 +16,9 @@ class ResultSection:
     def __init__(self, ui) -> None:
         self.ui = ui
         self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
+        self._timer = qt.QTimer(ui.resultCollapsibleButton)
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", lambda: scrollTo(ui.resultCollapsibleButton))
         self.curve = CurveView()
         ui.curveFrame.layout().addWidget(self.curve)
         table = ui.summaryTable
@@ -30,14 +33,11 @@ class ResultSection:
             showWarningIcon(label)
         for frame in (ui.staleFrame, ui.warningsFrame):
             frame.styleSheet = frameStyle(frame.objectName)
-        self._scrollTimer = qt.QTimer(ui.resultCollapsibleButton)  # the box's own: it ends with the box
-        self._scrollTimer.setSingleShot(True)
-        self._scrollTimer.connect("timeout()", lambda: scrollTo(ui.resultCollapsibleButton))
 
     def predicted(self, result, segmentTime: int) -> None:
         """The result was made just now, of the segment as it was at this time."""
         self._predictedFrom[result.record.GetID()] = segmentTime
-        self._scrollTimer.start(0)  # once the box has its place
+        self._timer.start(0)  # once the box has its place
 
     def forget(self) -> None:
         """The scene is closed; nodes of the next one may have the same IDs."""
