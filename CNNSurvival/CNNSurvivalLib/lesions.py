@@ -101,12 +101,15 @@ def warnings_of(lesions: Lesions, choice: str) -> tuple[str, ...]:
     """Sentences for the user: which lesions there are and which were taken. () for one lesion that was taken whole."""
     count, warnings = len(lesions.volumes_cc), []
     if count > 1:
-        several = f"The contour holds {count} separate lesions of {_volumes(lesions.volumes_cc)} cc"
+        several = (
+            f"The contour holds {count} separate lesions of {_volumes(lesions.volumes_cc)} cc, the largest at "
+            f"{_place(lesions.center_ras)}"
+        )
         warnings.append(
             f"{several}; all were taken, as one tumour. The model learned from one primary tumour: where the others "
             "are metastases, nodes or other findings, take the largest only."
             if choice == ALL
-            else f"{several}; only the largest was taken, its centre at {_place(lesions.center_ras)}."
+            else f"{several}; only the largest was taken."
         )
     if choice == LARGEST and lesions.specks:
         what = "speck" if lesions.specks == 1 else "specks"
