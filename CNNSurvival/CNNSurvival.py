@@ -513,22 +513,15 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
         """Write report, picture, tables and, if ``scene``, all of the scene as .mrb; returns the paths."""
-        from CNNSurvivalLib.mrml.results import read_record
-        from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
-        from CNNSurvivalLib.widgets.painter import curve_png
+        from CNNSurvivalLib.widgets.exporter import exportFiles
 
-        report = progress or (lambda step, fraction: None)
-        report(_("Writing files"), 0.1)
-        inputs = read_record(result).get("inputs")
-        paths = write_case_folder(prediction, folder, inputs, patient=patient, picture=lambda: curve_png(prediction))
-        if scene:
-            report(_("Saving the scene"), 0.5)
-            path = free_path(folder, "scene.mrb")
-            if not slicer.util.saveScene(str(path)):
-                raise CNNSurvivalError(_("The scene cannot be saved as '{path}'; the other files are written.").format(
-                    path=path))  # fmt: skip
-            paths.append(path)
-        return paths
+        return exportFiles(result, prediction, folder, patient, scene, progress)
+
+    def exportDicom(self, volume, result, prediction, folder, patient=None, database=False, progress=None):
+        """Write the result as DICOM that joins the CT's study; see CNNSurvivalLib.widgets.exporter.exportDicom."""
+        from CNNSurvivalLib.widgets.exporter import exportDicom
+
+        return exportDicom(volume, result, prediction, folder, patient, database, progress)
 
     def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
         """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.

@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 failed=0
 tests="Testing/test_slices.py Testing/test_hazards.py Testing/test_bundle.py Testing/test_files.py Testing/test_prediction.py
     Testing/test_network.py Testing/robustness/test_properties.py Testing/test_readers.py Testing/test_dicom_variants.py
-    Testing/test_contours.py Testing/test_qt6.py"
+    Testing/test_contours.py Testing/test_dicom_objects.py Testing/test_qt6.py"
 
 install() {
     "$work/venv/bin/python" -m pip install --quiet --only-binary :all: --disable-pip-version-check "$@" >"$work/log" 2>&1

@@ -21,8 +21,12 @@ LIBRARY_RULES = {
     "": ({"numpy", "scipy", "torch"}, set()),
     "io": ({"numpy", "scipy", "SimpleITK", "pydicom", "highdicom"}, {""}),
     "report": ({"numpy"}, {""}),
-    "mrml": ({"numpy", "scipy", "slicer", "vtk"}, {"", "io", "report"}),
-    "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils", "SampleData"}, {"", "io", "report", "mrml"}),
+    "report.dicom": ({"numpy", "pydicom", "highdicom", "SimpleITK"}, {"", "io", "report"}),
+    "mrml": ({"numpy", "scipy", "slicer", "vtk"}, {"", "io", "report", "report.dicom"}),
+    "widgets": (
+        {"qt", "ctk", "slicer", "vtk", "PyTorchUtils", "SampleData"},
+        {"", "io", "report", "report.dicom", "mrml"},
+    ),
 }
 # These two modules join the folders: they choose where cases come from.
 JOINING = {"batch": {"", "io", "mrml", "report"}, "headless": {"", "io", "mrml"}}
@@ -80,7 +84,10 @@ def graph(root, package):
 
 
 def folder_of(name):
-    return name.split(".")[0] if "." in name or (LIBRARY / name).is_dir() else ""
+    """The folder of the library that a module lies in; "" for the library's own."""
+    parts = name.split(".") if name else []
+    folders = parts if (LIBRARY / "/".join(parts)).is_dir() else parts[:-1]
+    return ".".join(folders)
 
 
 LIBRARY_GRAPH = graph(LIBRARY, "CNNSurvivalLib")

@@ -22,7 +22,7 @@ ABOUT = {
     "CNNSurvivalLib": "core: slices, network, engines, hazards, bundle, prediction, ...",
     "CNNSurvivalLib/io": "io: images, DICOM, masks, manifests",
     "CNNSurvivalLib/mrml": "mrml: Slicer's scene",
-    "CNNSurvivalLib/report": "report: page, PDF, tables",
+    "CNNSurvivalLib/report": "report: page, PDF, tables, DICOM",
     "CNNSurvivalLib/widgets": "widgets: parts of the panel",
     "CNNSurvivalLib/batch": "batch",
     "CNNSurvivalLib/headless": "headless",

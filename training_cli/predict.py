@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +17,19 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
-from CNNSurvivalLib.batch import Outcome, attempt, predict_and_name, write_tables
+from CNNSurvivalLib.batch import Outcome, attempt, predict_and_read, write_tables
 from CNNSurvivalLib.bundle import Bundle, load_bundle
 from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
-from CNNSurvivalLib.io.read import find_segments
+from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
 from CNNSurvivalLib.lesions import ALL
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import write_case_folder
+from CNNSurvivalLib.report.dicom.folder import FOLDER, Tumour, write_dicom
+from CNNSurvivalLib.report.dicom.study import Study, read_study
+from CNNSurvivalLib.report.page import report_pdf
 
 from .figures.survival import survival_png
 
@@ -49,6 +52,7 @@ class Settings:
     horizons_months: tuple = HORIZONS_MONTHS
     report: bool = False
     lesions: str = ALL
+    dicom: bool = False
 
 
 class BatchResult(NamedTuple):
@@ -65,9 +69,9 @@ def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Pre
     """
     bundle, engine = _model(settings)
     with _output_folder(output) as folder:
-        prediction, given = _predict(case, bundle, engine, settings)
-        _write_case(prediction, given, folder, title, settings)
-    return prediction
+        done = _predict(case, bundle, engine, settings)
+        _write_case(done, folder, title, settings)
+    return done.prediction
 
 
 def segment_cases(case: Case, wanted: Sequence[str]) -> list[Case]:
@@ -103,19 +107,60 @@ def predict_cases(
 # --- One case -------------------------------------------------------------------------------------------------
 
 
-def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> tuple[Prediction, dict]:
-    """(prediction, what it was made from) of one case."""
-    prediction, segment = predict_and_name(
+class _Done(NamedTuple):
+    """A predicted case. study: that of its CT, where DICOM objects are wanted."""
+
+    case: Case
+    prediction: Prediction
+    tumour: TumourImage
+    study: Study | None
+
+
+def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> _Done:
+    study = _study(case) if settings.dicom else None
+    prediction, tumour = predict_and_read(
         case, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices,
         covariates=settings.covariates, force=settings.force, lesions=settings.lesions,
         horizons_months=settings.horizons_months,
     )  # fmt: skip
-    return prediction, {"image": str(case.image_path), "mask": str(case.mask_path), "segment": segment}
+    return _Done(case, prediction, tumour, study)
 
 
-def _write_case(prediction: Prediction, given: dict, folder: Path, title: str | None, settings: Settings) -> None:
-    picture = partial(survival_png, prediction, title)
-    write_case_folder(prediction, folder, given, patient=title, picture=picture, report=settings.report)
+def _study(case: Case) -> Study:
+    with ct_files(case.image_path, case.series_uid) as files:
+        return read_study(files)
+
+
+def _write_case(done: _Done, folder: Path, title: str | None, settings: Settings) -> None:
+    case, prediction = done.case, done.prediction
+    given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": done.tumour.segment_name}
+    picture = survival_png(prediction, title)
+    if done.study is not None:
+        # No paths here, which may name the patient, and no title: only DICOM's own fields do.
+        plain = picture if title is None else survival_png(prediction)
+        _write_dicom(done, folder / FOLDER, plain, settings)
+    write_case_folder(prediction, folder, given, patient=title, picture=lambda: picture, report=settings.report)
+
+
+def _write_dicom(done: _Done, folder: Path, picture: bytes, settings: Settings) -> None:
+    prediction, read = done.prediction, done.tumour
+    engine = create_engine(settings.engine, prediction.bundle)
+    maps = occlusion_maps(prediction, engine)
+    written = write_dicom(
+        prediction, done.study, _tumour(done), folder, report=report_pdf(prediction, {"segment": read.segment_name}),
+        curve=picture, risk_map=on_ct_grid(maps, prediction, read.hu.shape, read.ijk_to_ras),
+    )  # fmt: skip
+    for note in written.notes:
+        print(f"Warning: {note}", file=sys.stderr)
+
+
+def _tumour(done: _Done) -> Tumour:
+    """The tumour, and the DICOM SEG that it comes from where that belongs to the CT's study."""
+    read = done.tumour
+    found = dicom_segment(done.case.mask_path, done.case.segment)
+    if found is None or found[0].get("StudyInstanceUID") != done.study.about.StudyInstanceUID:
+        return Tumour(read.mask, read.ijk_to_ras, read.segment_name)
+    return Tumour(read.mask, read.ijk_to_ras, read.segment_name, *found)
 
 
 @contextlib.contextmanager
@@ -203,10 +248,10 @@ def _one(case: Case, settings: Settings, note: str | None, details: Path | None)
     """Predict one case; whatever goes wrong becomes its reason, so that the batch goes on."""
 
     def work() -> Prediction:
-        prediction, given = _predict(case, **_worker, settings=settings)
+        done = _predict(case, **_worker, settings=settings)
         if details is not None:
             with _output_folder(details / case.folder_name) as folder:
-                _write_case(prediction, given, folder, case.patient_id, settings)
-        return prediction
+                _write_case(done, folder, case.patient_id, settings)
+        return done.prediction
 
     return attempt(case, work, note)

@@ -91,12 +91,12 @@ def load_case(case: Case, force: bool = False) -> TumourImage:
 
 
 def predict_case(case: Case, bundle, engine=None, progress=None, **options) -> Prediction:
-    """The prediction of a case; as ``predict_and_name``."""
-    return predict_and_name(case, bundle, engine, progress, **options)[0]
+    """The prediction of a case; as ``predict_and_read``."""
+    return predict_and_read(case, bundle, engine, progress, **options)[0]
 
 
-def predict_and_name(case: Case, bundle, engine=None, progress=None, **options) -> tuple[Prediction, str]:
-    """(the prediction of a case with its own population and covariates, the name of the segment that was taken).
+def predict_and_read(case: Case, bundle, engine=None, progress=None, **options) -> tuple[Prediction, TumourImage]:
+    """(the prediction of a case with its own population and covariates, the CT and the mask that it was made from).
 
     options: as for ``prediction.predict``. The bundle's population and ``covariates`` are those of cases that do not
     name their own.
@@ -110,7 +110,7 @@ def predict_and_name(case: Case, bundle, engine=None, progress=None, **options) 
         tumour.hu, tumour.mask, tumour.ijk_to_ras, bundle, engine, input_warnings=(*tumour.warnings, *notes),
         progress=progress, **options,
     )  # fmt: skip
-    return prediction, tumour.segment_name
+    return prediction, tumour
 
 
 def for_case(case: Case, bundle, engine=None) -> tuple:

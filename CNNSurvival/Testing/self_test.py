@@ -606,6 +606,92 @@ class SelfTest:
         self.assertGreater(found["survival_curve.png"], 10000)
         widget.ui.sceneCheckBox.checked = False
 
+    def writeDicom(self, volume, folder):
+        """The CT as DICOM files of a made-up patient, in the patient's place."""
+        import os
+
+        import pydicom
+        import slicer
+        from pydicom.uid import CTImageStorage, generate_uid
+
+        from CNNSurvivalLib.report.dicom.instance import encoded
+
+        hu = slicer.util.arrayFromVolume(volume)
+        study, series, frame = (generate_uid() for _number in range(3))
+        for k, plane in enumerate(hu):
+            ct = pydicom.Dataset()
+            ct.SOPClassUID, ct.SOPInstanceUID = CTImageStorage, generate_uid()
+            ct.StudyInstanceUID, ct.SeriesInstanceUID, ct.FrameOfReferenceUID = study, series, frame
+            ct.PatientName, ct.PatientID, ct.PatientSex, ct.PatientBirthDate = "Test^Anna", "T-1", "F", "19500203"
+            ct.StudyDate, ct.StudyTime, ct.StudyID, ct.AccessionNumber = "20200102", "101500", "7", "A7"
+            ct.Modality, ct.SeriesNumber, ct.InstanceNumber, ct.SeriesDescription = "CT", 2, k + 1, "Chest"
+            ct.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+            ct.ImagePositionPatient, ct.ImageOrientationPatient = [0, 0, 3 * k], [1, 0, 0, 0, 1, 0]
+            ct.PixelSpacing, ct.SliceThickness = [1, 1], 3
+            ct.Rows, ct.Columns = plane.shape
+            ct.SamplesPerPixel, ct.PhotometricInterpretation = 1, "MONOCHROME2"
+            ct.BitsAllocated, ct.BitsStored, ct.HighBit, ct.PixelRepresentation = 16, 16, 15, 1
+            ct.RescaleIntercept, ct.RescaleSlope, ct.PixelData = 0, 1, plane.astype("<i2").tobytes()
+            with open(os.path.join(folder, f"{k:03d}.dcm"), "wb") as stream:
+                stream.write(encoded(ct))
+        return study, series
+
+    def loadDicom(self, database, series, made):
+        """The CT of a series of the database. A Slicer built without its DICOM reader gets the CT that was written."""
+        import slicer
+        from DICOMLib import DICOMUtils
+
+        found = DICOMUtils.loadSeriesByUID([series])
+        if found:
+            slicer.mrmlScene.RemoveNode(made)
+            return slicer.mrmlScene.GetNodeByID(found[0])
+        uids = sorted(database.instancesForSeries(series), key=lambda uid: database.fileForInstance(uid))
+        made.SetAttribute("DICOM.instanceUIDs", " ".join(uids))  # as Slicer's plugin sets it
+        return made
+
+    def test_exportDicomIntoTheDatabase(self):
+        import os
+        import tempfile
+
+        import slicer
+        from DICOMLib import DICOMUtils
+
+        widget = self.makeWidget()
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            source, output, place = (os.path.join(folder, name) for name in ("ct", "out", "database"))
+            for each in (source, output, place):
+                os.mkdir(each)
+            made, segmentation = self.makeCase()
+            study, series = self.writeDicom(made, source)
+            widget.initializeParameterNode()
+            widget.ui.predictButton.click()
+            self.assertFalse(widget.ui.dicomCheckBox.enabled)
+            self.assertIn("not loaded from DICOM", widget.ui.dicomCheckBox.text)
+            with DICOMUtils.TemporaryDICOMDatabase(place) as database:
+                DICOMUtils.importDicom(source, database)
+                volume = self.loadDicom(database, series, made)
+                widget._parameterNode.volume = volume
+                widget._parameterNode.segmentation, widget._parameterNode.segmentId = segmentation, "GTVp"
+                widget.ui.predictButton.click()
+                widget.ui.exportDirectoryButton.directory = output
+                self.assertTrue(widget.ui.dicomCheckBox.enabled)
+                widget.ui.dicomCheckBox.checked = True
+                self.assertTrue(widget.ui.dicomDatabaseCheckBox.enabled)
+                widget.ui.exportButton.click()
+                widget.ui.dicomCheckBox.checked = False
+                self.assertIn("report.dcm", widget.ui.statusLabel.text)
+                below = os.path.join(output, "dicom")
+                found = database.seriesForStudy(study)
+                modalities = sorted(
+                    database.instanceValue(database.instancesForSeries(uid)[0], "0008,0060") for uid in found
+                )
+                names = {database.instanceValue(database.instancesForSeries(uid)[0], "0010,0010") for uid in found}
+                self.assertEqual(len(found), 1 + len(os.listdir(below)))
+                self.assertEqual(names, {"Test^Anna"})
+                for modality in ("CT", "DOC", "OT"):
+                    self.assertIn(modality, modalities)
+            slicer.mrmlScene.Clear()
+
     def test_batchOfTheScene(self):
         import os
         import tempfile

@@ -6,7 +6,8 @@ private elements too; none of the markers may turn up in what the commands print
 Allowed, because the user gave or needs them: the paths of the input (so name folders accordingly), patient_id of a
 manifest, the name of the structure that was asked for or has to be chosen, the series' UID and description where one
 of several has to be chosen, and, where ``prepare`` pairs a folder of DICOM files with a clinical table, PatientID as
-the patient_id of the store. What --debug prints is for reports of faults, and not looked at here.
+the patient_id of the store; and the DICOM objects of --dicom, which go home to the patient's study. What --debug
+prints is for reports of faults, and not looked at here.
 """
 
 # ruff: noqa: E402 (what may be missing is looked for before it is imported)
@@ -131,6 +132,36 @@ def test_a_prediction_names_no_patient(case, capfd, mask):
     # Five files: every way of predicting a case also writes horizons.csv.
     assert code == 0 and len(list((case / "out").iterdir())) == 5
     silent(said.encode() + written(case / "out"), PATIENT_ID)
+
+
+def test_dicom_objects_hold_the_patient_where_the_ct_has_it_and_nowhere_else(case, capfd):
+    """The objects go home to the patient's study; what they show and say of the tumour names no patient."""
+    code, said = run(capfd, "predict", "--image", case / "ct", "--mask", case / "structures.dcm", "--segment", "GTV-1",
+                     "--model", case / "bundle", "--output", case / "out", "--dicom")  # fmt: skip
+    assert code == 0
+    objects = list((case / "out" / "dicom").iterdir())
+    silent(said.encode(), PATIENT_ID)
+    for path in (case / "out").iterdir():
+        if path.is_file():
+            silent(path.name.encode() + path.read_bytes(), PATIENT_ID)
+    import warnings
+
+    from CNNSurvivalLib.report.dicom.study import OPTIONAL, REQUIRED
+
+    # The last is said of the place of the CT, not of the patient.
+    copied = {*REQUIRED, *OPTIONAL, "PositionReferenceIndicator"}
+    # This model gives all images the same risk, so there is no map.
+    assert {path.name for path in objects} == {"report.dcm", "curve.dcm", "numbers.dcm", "tumour.dcm"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of markers that are no dates
+        source = pydicom.dcmread(next((case / "ct").iterdir()))
+        for path in objects:
+            found = pydicom.dcmread(path)
+            assert found.PatientID == PATIENT_ID and found.PatientName == source.PatientName
+            for keyword in copied & {element.keyword for element in found}:
+                del found[keyword]
+            found.save_as(path)
+            silent(path.read_bytes(), PATIENT_ID)
 
 
 def test_pictures_hold_no_texts_but_those_that_are_drawn(case, capfd):

@@ -18,9 +18,9 @@ One case:   cnn-survival predict --image CT --mask MASK --output FOLDER
 Many cases: cnn-survival predict --manifest cases.csv --output FOLDER
 
 For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve),
-horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf. For many,
-or several segments of one case, it gets predictions.csv (a row per case) and failures.csv (the cases that could not be
-predicted, and why).
+horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf; with
+--dicom, the folder dicom. For many, or several segments of one case, it gets predictions.csv (a row per case) and
+failures.csv (the cases that could not be predicted, and why).
 
 A model serves one or more populations of patients ('cnn-survival models' lists them). Say to which the patient belongs;
 where you do not, the model's default is taken, and the output names it. Age, stage and the like are optional; with none
@@ -68,6 +68,9 @@ def add_predict(commands) -> None:
                          "wanted, in months (default: 6,12,18,24,36)")  # fmt: skip
     command.add_argument("--report", action="store_true", help="also write report.pdf, the result on one page (for "
                          "many cases with --details)")  # fmt: skip
+    command.add_argument("--dicom", action="store_true", help="also write the result as DICOM objects that join the "
+                         "CT's study, into FOLDER/dicom: report, curve, numbers (SR), tumour (SEG) and a map of what "
+                         "the risk rests on; the CT must be DICOM (for many cases with --details)")  # fmt: skip
     command.add_argument("--force", action="store_true", help="predict from an image that is no CT all the same; the "
                          "result means nothing unless its values are Hounsfield units")  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go; made if "
@@ -105,6 +108,7 @@ def _run_predict(options) -> int:
         find_model(options.model), options.engine, options.min_roi, options.max_slices, options.population,
         covariates(options), options.force, options.horizons or predict.HORIZONS_MONTHS, options.report,
         options.lesions,
+        options.dicom,
     )  # fmt: skip
     bundle = load_bundle(settings.model).for_population(settings.population)
     if bundle.licence_notice:
@@ -134,8 +138,9 @@ def _check_predict_options(options) -> None:
             options.parser.error(f"give {' and '.join(missing)} (one case), or --manifest (many cases)")
         if (options.details or options.jobs != 1) and not _several(options):
             options.parser.error("--details and --jobs go with --manifest or several segments")
-    elif options.report and not options.details:
-        options.parser.error("--report goes with --details where there are many cases")
+    elif (options.report or options.dicom) and not options.details:
+        name = "report" if options.report else "dicom"
+        options.parser.error(f"--{name} goes with --details where there are many cases")
     elif one_case:
         options.parser.error(
             f"--{one_case[0].replace('_', '-')} does not go with --manifest, which names its own cases"

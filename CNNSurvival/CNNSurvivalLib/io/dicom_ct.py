@@ -43,6 +43,19 @@ def read_series_of_file(path: Path, series_uid: str | None, force: bool = False)
     return _read_series(path.parent, _headers(path.parent), uid, force)
 
 
+def series_files(folder: Path, series_uid: str | None) -> list[Path]:
+    """The files that ``read_series_in_folder`` reads; raises as it does where there are none, or several series."""
+    series, unfit = _by_series(_headers(folder))
+    chosen = _choose_series(folder, series, unfit, one_line(series_uid) if series_uid else None)
+    return [header.path for header in chosen]
+
+
+def series_of(path: Path) -> str:
+    """The SeriesInstanceUID of a file; "" where it has none."""
+    with reading("CT", path):
+        return one_line(read_dataset(path, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID") or "")
+
+
 def is_ct_slice(path: Path, dataset) -> bool:
     """Whether a DICOM file, read with the tags of HEADER, is a slice of a CT (or a multi-frame CT)."""
     header = _header(path, dataset)
@@ -132,10 +145,7 @@ def _header(path: Path, dataset) -> _Header:
 
 
 def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | None, force: bool) -> Volume:
-    series: dict = {}
-    unfit: dict = {}
-    for header in headers:
-        (unfit if header.unfit else series).setdefault(header.series_uid, []).append(header)
+    series, unfit = _by_series(headers)
     chosen = _choose_series(folder, series, unfit, series_uid)
     _check_nameless(folder, chosen)
     modality = chosen[0].modality
@@ -150,6 +160,15 @@ def _read_series(folder: Path, headers: Sequence[_Header], series_uid: str | Non
     else:
         array, ijk_to_lps, more = _read_slices(chosen, folder)
     return Volume(array, ijk_to_lps, (*notes, *more), chosen[0].series_uid or None, chosen[0].frame_uid or None)
+
+
+def _by_series(headers: Sequence[_Header]) -> tuple[dict, dict]:
+    """(images by their series' UID, what is no image by its series' UID)."""
+    series: dict = {}
+    unfit: dict = {}
+    for header in headers:
+        (unfit if header.unfit else series).setdefault(header.series_uid, []).append(header)
+    return series, unfit
 
 
 def _check_nameless(folder: Path, headers: Sequence[_Header]) -> None:

@@ -22,13 +22,9 @@ def reading(what: str, path: Path) -> Iterator[None]:
     import SimpleITK as sitk
 
     itk_was_loud = sitk.ProcessObject.GetGlobalWarningDisplay()
-    logger = logging.getLogger("pydicom")
-    level = logger.level
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), _hushed():
-            warnings.simplefilter("ignore")
+        with without_warnings(), _hushed():
             yield
     except (CNNSurvivalError, MemoryError):
         raise
@@ -40,8 +36,23 @@ def reading(what: str, path: Path) -> Iterator[None]:
             f"NIfTI, MetaImage or DICOM{' (SEG or RTSTRUCT)' if what == 'mask' else ''}."
         ) from error
     finally:
-        logger.setLevel(level)
         sitk.ProcessObject.SetGlobalWarningDisplay(itk_was_loud)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """pydicom and highdicom warn of values and log them; these may name the patient, and Slicer's log keeps them."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @contextmanager

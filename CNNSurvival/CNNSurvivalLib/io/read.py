@@ -9,7 +9,8 @@ series it gives the UID and the description.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,14 @@ import numpy as np
 
 from ..errors import CNNSurvivalError, UsageError, existing
 from .archive import unpacked
-from .dicom import is_dicom, modality_of
-from .dicom_ct import read_series_in_folder, read_series_of_file
+from .dicom import is_dicom, modality_of, read_dataset
+from .dicom_ct import read_series_in_folder, read_series_of_file, series_files, series_of
 from .dicom_seg import list_seg, read_seg
 from .grid import LPS_TO_RAS, Mask, Volume, check_geometry, onto_grid
 from .images import read_ct_image
 from .label_images import list_labels, read_labels
 from .rtstruct import list_structures, read_rtstruct
-from .segments import matching
+from .segments import choose, matching
 from .texts import name_list, one_line
 
 
@@ -87,6 +88,46 @@ def find_segments(mask, wanted: Sequence[str]) -> list[str]:
         path, kind = _mask_file(folder)
         list_them = {"RTSTRUCT": list_structures, "SEG": list_seg, "labels": list_labels}[kind]
         return matching(path, list_them(path), wanted)
+
+
+@contextmanager
+def ct_files(image, series_uid: str | None = None) -> Iterator[list[Path]]:
+    """The DICOM files of a CT that ``read_case`` takes; those of a ZIP archive are there until the block ends.
+
+    Raises UsageError for a CT that is not DICOM.
+    """
+    image = existing(image, "CT")
+    with unpacked([image]) as (folder,):
+        if folder.is_dir():
+            yield series_files(folder, series_uid)
+        elif is_dicom("CT", folder):
+            yield series_files(folder.parent, series_uid or series_of(folder))
+        else:
+            raise UsageError(
+                f"The CT {image} is not DICOM, so there is no study that DICOM objects could join; leave out --dicom."
+            )
+
+
+def dicom_segment(mask, segment: str | None):
+    """(header of the DICOM SEG, number of the segment) for a mask that ``read_case`` takes; None for other masks."""
+    with unpacked([existing(mask, "mask")]) as (folder,):
+        path, kind = _mask_file(folder)
+        if kind != "SEG":
+            return None
+        segments = list_seg(path)
+        number = segments.numbers[choose(path, segments, segment)]
+        return read_dataset(path, stop_before_pixels=True), number
+
+
+def same_segment(path, segment: str, mask: np.ndarray, ijk_to_ras: np.ndarray):
+    """(header, number of the segment) where a DICOM SEG's segment is just this mask [k, j, i] on a CT; else None."""
+    path, ct = Path(path), Volume(mask, LPS_TO_RAS @ ijk_to_ras)
+    try:
+        volume, _name = read_seg(path, segment, ct)
+        array, _notes = onto_grid(path, volume, ct)
+    except CNNSurvivalError:
+        return None
+    return dicom_segment(path, segment) if np.array_equal(array != 0, mask != 0) else None
 
 
 def _read(image: Path, mask: Path, segment: str | None, series_uid: str | None, force: bool) -> TumourImage:

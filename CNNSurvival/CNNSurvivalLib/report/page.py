@@ -51,24 +51,32 @@ INPUT_LABELS = {"volume": "CT", "image": "CT", "segmentation": "Segmentation", "
 def write_report(
     prediction: Prediction, path, inputs: Optional[dict] = None, patient: Optional[str] = None, when: str = ""
 ) -> None:
-    """Write the report as PDF. Needs neither Qt nor Slicer.
+    """Write the report as PDF: ``report_pdf`` into a file, which is replaced as a whole.
+
+    Raises
+    ------
+    CNNSurvivalError
+        Where the file cannot be written.
+    """
+    content = report_pdf(prediction, inputs, patient, when)
+    with atomic_write(path, "wb") as stream:
+        stream.write(content)
+
+
+def report_pdf(
+    prediction: Prediction, inputs: Optional[dict] = None, patient: Optional[str] = None, when: str = ""
+) -> bytes:
+    """The report as the bytes of a PDF file. Needs neither Qt nor Slicer.
 
     Parameters
     ----------
     prediction : Prediction
-    path : path-like
-        The file, which is replaced as a whole.
     inputs : dict, optional
         What the prediction was made of, printed: "volume" or "image", "segmentation" or "mask", "segment" -> its name.
     patient : str, optional
         The patient's name, printed where it is given. It is not taken from anywhere else.
     when : str
         The date to print; today where it is empty.
-
-    Raises
-    ------
-    CNNSurvivalError
-        Where the file cannot be written.
     """
     page = Page()
     y = _head(page, prediction, inputs or {}, patient, when or datetime.date.today().isoformat())
@@ -79,8 +87,7 @@ def write_report(
     y = _model(page, prediction, y + 8)
     _provenance(page, prediction, y + 8)
     page.text(LEFT, A4[1] - 30, RESEARCH_USE_ONLY, 9, BOLD, RED)
-    with atomic_write(path, "wb") as stream:
-        stream.write(page.to_bytes(f"Predicted survival, {prediction.bundle.id}"))
+    return page.to_bytes(f"Predicted survival, {prediction.bundle.id}")
 
 
 # --- The curve, on a page or on a picture ---------------------------------------------------------------------

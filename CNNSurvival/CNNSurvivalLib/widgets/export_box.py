@@ -1,9 +1,14 @@
-"""The tab Export: the result as files."""
+"""The tab Export: the result as files, and as DICOM objects in the CT's own study."""
+
+import os
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
+from CNNSurvivalLib.mrml.dicom import why_no_dicom
 from CNNSurvivalLib.mrml.inputs import patient_name
+from CNNSurvivalLib.report.dicom.folder import FOLDER
 
 
 class ExportSection:
@@ -16,10 +21,24 @@ class ExportSection:
         self._prediction = prediction
         self._inputs = inputs
         ui.exportDirectoryButton.directory = qt.QDir.homePath()
+        ui.dicomCheckBox.connect("toggled(bool)", self._showDatabase)
         ui.exportButton.connect("clicked(bool)", self.onExportButton)
 
     def show(self) -> None:
         self.ui.exportButton.enabled = self._prediction() is not None
+        self._showDicom()
+
+    def _showDicom(self) -> None:
+        """Whether the result can join the CT's study, and why not."""
+        volume, result = self._inputs()
+        why = why_no_dicom(volume, slicer.dicomDatabase) if result is not None else ""
+        box = self.ui.dicomCheckBox
+        box.enabled = not why
+        box.text = _("DICOM: not possible, {why}").format(why=why) if why else _("DICOM, in the stud&y of the CT")
+        self._showDatabase()
+
+    def _showDatabase(self, checked=False) -> None:
+        self.ui.dicomDatabaseCheckBox.enabled = self._asDicom()
 
     def onExportButton(self, checked=False) -> None:
         volume, result = self._inputs()
@@ -28,11 +47,30 @@ class ExportSection:
             return
         folder = self.ui.exportDirectoryButton.directory
         patient = patient_name(volume) if self.ui.patientNameCheckBox.checked else None
-        scene = self.ui.sceneCheckBox.checked
-        paths = self._runner.click(
-            self.ui.exportButton,
-            lambda progress: self._logic.export(volume, result, prediction, folder, patient, scene, progress),
+        done = self._runner.click(
+            self.ui.exportButton, lambda progress: self._export(volume, result, prediction, folder, patient, progress)
         )
-        if paths is not None:
+        if done is not None:
+            paths, notes = done
             names = ", ".join(path.name for path in paths)
-            self._runner.showStatus(_("Written to '{folder}': {names}.").format(folder=folder, names=names))
+            text = _("Written to '{folder}': {names}.").format(folder=folder, names=names)
+            if self._intoDatabase():
+                text += " " + _("The DICOM objects are in Slicer's DICOM database, too; the DICOM module sends them.")
+            self._runner.showStatus(" ".join([text, *notes]))
+
+    def _asDicom(self) -> bool:
+        return self.ui.dicomCheckBox.enabled and self.ui.dicomCheckBox.checked
+
+    def _intoDatabase(self) -> bool:
+        return self._asDicom() and self.ui.dicomDatabaseCheckBox.checked
+
+    def _export(self, volume, result, prediction, folder, patient, progress) -> tuple:
+        """(paths, sentences on what was left out). DICOM comes first: where it cannot be done, nothing is written."""
+        scene = self.ui.sceneCheckBox.checked
+        paths, notes = [], []
+        if self._asDicom():
+            below = os.path.join(folder, FOLDER)
+            paths, notes = self._logic.exportDicom(
+                volume, result, prediction, below, patient, self._intoDatabase(), progress
+            )
+        return [*self._logic.export(volume, result, prediction, folder, patient, scene, progress), *paths], notes

@@ -1,0 +1,62 @@
+"""Planes of the CT's grid, as highdicom's constructors take them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+
+from ...io.grid import LPS_TO_RAS
+from .study import own_position
+
+
+def to_lps(ijk_to_ras) -> np.ndarray:
+    """ijk_to_lps, 4 x 4, from ijk_to_ras."""
+    return LPS_TO_RAS @ np.asarray(ijk_to_ras, dtype=np.float64)
+
+
+def plane_options(images: tuple, ijk_to_lps: np.ndarray, planes) -> dict:
+    """Where the planes lie, and of which images they are made.
+
+    Parameters
+    ----------
+    images : tuple of pydicom.Dataset
+        From ``study.images_on_grid``.
+    ijk_to_lps : ndarray, shape [4, 4]
+    planes : sequence of int
+        Values of k.
+
+    Returns
+    -------
+    dict
+        ``source_images``, ``pixel_measures``, ``plane_orientation`` and ``plane_positions``.
+    """
+    import highdicom as hd
+
+    spacing = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
+    axes = ijk_to_lps[:3, :3] / spacing
+    between = abs(float(np.cross(axes[:, 0], axes[:, 1]) @ ijk_to_lps[:3, 2]))
+    places = [ijk_to_lps[:3, 3] + int(k) * ijk_to_lps[:3, 2] for k in planes]
+    return {
+        "source_images": [_comparable(image) for image in images],
+        "pixel_measures": hd.PixelMeasuresSequence(
+            pixel_spacing=(float(spacing[1]), float(spacing[0])),
+            slice_thickness=between,
+            spacing_between_slices=between,
+        ),
+        "plane_orientation": hd.PlaneOrientationSequence("PATIENT", [*axes[:, 0], *axes[:, 1]]),
+        "plane_positions": [hd.PlanePositionSequence("PATIENT", own_position(images, place)) for place in places],
+    }
+
+
+def _comparable(image):
+    """The image; the places of a multi-frame one as highdicom before 0.28 needs them, to compare with others."""
+    import highdicom as hd
+
+    if "PerFrameFunctionalGroupsSequence" not in image:
+        return image
+    image = deepcopy(image)
+    for own in image.PerFrameFunctionalGroupsSequence:
+        if "PlanePositionSequence" in own:
+            own.PlanePositionSequence = hd.PlanePositionSequence.from_sequence(own.PlanePositionSequence)
+    return image
