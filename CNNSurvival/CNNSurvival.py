@@ -32,11 +32,12 @@ class CNNSurvival(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("CNN Survival")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Quantification")]
-        self.parent.dependencies = ["Plots", "Segmentations", "Tables"]
+        self.parent.dependencies = ["Plots", "Segmentations", "SubjectHierarchy", "Tables"]
         self.parent.contributors = ["CNNSurvival contributors"]
         self.parent.helpText = _("""
 Predicts a survival curve from a CT and a tumour segment with a small convolutional neural network.
 Nothing is installed and nothing leaves this computer. Research use only - not for clinical decisions.
+The weights of the models that ship are CC BY-NC 3.0: non-commercial research only.
 See more in the <a href="https://github.com/CNNSurvival/SlicerCNNSurvival">documentation</a>.
 """)
         self.parent.acknowledgementText = _("""
@@ -46,21 +47,17 @@ Narasimhan, PeerJ 7:e6257 (2019).
         # The Sample Data module can be imported once Slicer has started.
         slicer.app.connect("startupCompleted()", registerSampleData)
 
+    def setup(self):
+        """Add "Predict survival" to the context menu of the Data module."""
+        folder = os.path.join(os.path.dirname(__file__), "SubjectHierarchyPlugins")
+        plugin = slicer.qSlicerSubjectHierarchyScriptedPlugin(None)
+        plugin.setPythonSource(os.path.join(folder, "CNNSurvivalSubjectHierarchyPlugin.py"))
+
 
 def registerSampleData() -> None:
-    """A made-up patient in the Sample Data module, made on this computer when it is asked for."""
-    import SampleData
+    from CNNSurvivalLib.widgets.sample_data import register
 
-    icon = os.path.join(os.path.dirname(__file__), "Resources", "Icons", "CNNSurvival.png")
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="CNN Survival",
-        sampleName="CNNSurvivalPhantom",
-        thumbnailFileName=icon,
-        uris="",
-        fileNames="",
-        nodeNames="",
-        customDownloader=lambda source: CNNSurvivalLogic().loadSample()[0],
-    )
+    register(os.path.join(os.path.dirname(__file__), "Resources", "Icons", "CNNSurvival.png"))
 
 
 #
@@ -78,6 +75,7 @@ class CNNSurvivalParameterNode:
     modelId - The model's name and version, as in Bundle.id; empty for the one that comes as default.
     population - Which of the model's populations the patient belongs to; empty for its default.
     force - Whether to predict from an image that does not look like a CT.
+    lesions - "all", or the "largest" alone where the segment holds several lesions.
     minimumRoi - Slices with fewer tumour pixels are not used.
     maximumSlices - At most this many of the best slices are used.
     horizons - The months at which S(t) is shown, with commas between.
@@ -89,6 +87,7 @@ class CNNSurvivalParameterNode:
     modelId: str
     population: str
     force: bool
+    lesions: str = "all"
     minimumRoi: Annotated[int, WithinRange(1, 1000000)] = 250
     maximumSlices: Annotated[int, WithinRange(1, 10000)] = 20
     horizons: str = "6, 12, 18, 24, 36"
@@ -111,7 +110,6 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self._parameterNode = None
-        self._parameterNodeGuiTag = None
         self._updating = False  # while the code fills the panel, its signals do not come from the user
         self._guessedFor = ""  # ID of the CT for which the tumour was last looked for
         self._shown = (None, None)  # the record that is shown, as text, and its prediction
@@ -123,11 +121,16 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from CNNSurvivalLib.widgets.compare_box import CompareSection
         from CNNSurvivalLib.widgets.explain_box import ExplainSection
         from CNNSurvivalLib.widgets.export_box import ExportSection
+        from CNNSurvivalLib.widgets.gui_connection import GuiConnection
+        from CNNSurvivalLib.widgets.inputs_box import InputsBox
         from CNNSurvivalLib.widgets.model_box import ModelSection
         from CNNSurvivalLib.widgets.patient_box import PatientSection
+        from CNNSurvivalLib.widgets.plot_button import PlotButton
         from CNNSurvivalLib.widgets.result_box import ResultSection
         from CNNSurvivalLib.widgets.runner import Runner
         from CNNSurvivalLib.widgets.slices_box import SlicesSection
+        from CNNSurvivalLib.widgets.tabs import Tabs
+        from CNNSurvivalLib.widgets.tumour_box import TumourSection
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/CNNSurvival.ui"))
@@ -136,16 +139,22 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = CNNSurvivalLogic()
-        self.runner = Runner(self.ui, self._onRunning)
+        self.connection = GuiConnection(self.ui, self._onParametersChanged)
+        self.runner = Runner(self.ui, self._onParametersChanged)
         self.models = ModelSection(self.ui, self.logic, self._onModelSelected, self._onPopulationSelected)
         self.patient = PatientSection(self.ui, self._onPatientChanged, self.runner.showStatus)
+        self.tumour = TumourSection(self.ui, self.resourcePath("UI/Tumour.ui"), self._onParametersChanged)
+        self.inputs = InputsBox(self.ui.inputsCollapsibleButton, lambda: self._parameterNode)
         self.result = ResultSection(self.ui)
+        self.plot = PlotButton(self.ui.showChartButton, self._result)
         self.slices = SlicesSection(self.ui, self._onUsedChanged)
-        self.compare = CompareSection(self.ui, self.logic, self._result)
+        self.compare = CompareSection(self.ui, self.plot.show, self._result)
         shown = (self._prediction, self._volumeAndResult)
         self.explain = ExplainSection(self.ui, self.logic, self.runner, self._engineOf, *shown)
         self.export = ExportSection(self.ui, self.logic, self.runner, *shown)
         self.batch = BatchSection(self.ui, self.logic, self.runner, lambda: self.models.bundle, self._options)
+
+        self.tabs = Tabs(self.ui)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -156,7 +165,6 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.segmentSelector.connect("currentSegmentChanged(QString)", self.onSegmentSelected)
         self.ui.sampleButton.connect("clicked(bool)", self.onSampleButton)
         self.ui.predictButton.connect("clicked(bool)", self.onPredictButton)
-        self.ui.showChartButton.connect("clicked(bool)", self.onShowChartButton)
         self.ui.horizonsLineEdit.connect("editingFinished()", self.onHorizonsEdited)
 
         self.initializeParameterNode()
@@ -164,16 +172,18 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         if self.logic:  # else setup failed
             self.runner.cancel()
-        self.setParameterNode(None)
+            self.tumour.cleanup()
+            self.plot.release()
+            self.setParameterNode(None)
         self.removeObservers()
 
     def enter(self) -> None:
         self.initializeParameterNode()
+        self.tumour.enter()
 
     def exit(self) -> None:
-        # The panel is filled again when the user comes back. Work under way continues.
-        if not self.runner.running:
-            self.setParameterNode(None)
+        """The panel stays connected, and work under way continues."""
+        self.tumour.leave()
 
     def onReload(self) -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "CNNSurvivalLib"]:
@@ -183,22 +193,26 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event) -> None:
         self.runner.cancel()
         self.setParameterNode(None)
+        self.tumour.closeScene()
         self.patient.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
         self.result.forget()
         self.runner.showStatus("")
         if self.parent.isEntered:
-            self.initializeParameterNode()
+            self.enter()
 
     def onSceneEndImport(self, caller, event) -> None:
         if self._parameterNode:
+            self.setParameterNode(None)  # fill the widgets anew: they heard of nodes that had not been imported yet
             self.initializeParameterNode()
+            if self._result():
+                self.inputs.fold()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
         isInput = node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLScalarVolumeNode")
-        if self._parameterNode and isInput and not slicer.mrmlScene.IsBatchProcessing():
+        if self.parent.isEntered and isInput and not slicer.mrmlScene.IsBatchProcessing():
             # Voxels, segments and the reference to the CT are added after the node itself.
             qt.QTimer.singleShot(0, self._guess)
 
@@ -207,15 +221,9 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._guess()
 
     def setParameterNode(self, inputParameterNode: Optional[CNNSurvivalParameterNode]) -> None:
-        if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self._parameterNodeGuiTag = None
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
-        self._parameterNode = inputParameterNode
+        self._parameterNode = self.connection.connect(inputParameterNode)
         if self._parameterNode:
             self._guessedFor = self._id(self._parameterNode.volume)
-            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
         if self.logic:
             self._onParametersChanged()
 
@@ -284,6 +292,17 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         removed = p.segmentId and not self._segmentExists()  # then the selector takes the first one that is left
         p.segmentId = self._guessSegment(p.segmentation) if removed else segmentId
 
+    def openWith(self, node, segmentId="") -> None:
+        """Choose this CT or segmentation, and what belongs to it, as inputs; called by the context menu."""
+        from CNNSurvivalLib.mrml.guesses import inputs_of
+
+        volume, segmentation, guessed = inputs_of(node)
+        p = self._parameterNode  # the module was entered before
+        with slicer.util.NodeModify(p):
+            self._guessedFor = self._id(volume)  # the tumour need not be looked for
+            p.force = p.force and volume is p.volume
+            p.volume, p.segmentation, p.segmentId = volume, segmentation, segmentId or guessed
+
     def onSampleButton(self, checked=False) -> None:
         with slicer.util.tryWithErrorDisplay(_("The sample case could not be made."), waitCursor=True):
             self.logic.loadSample()
@@ -316,6 +335,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 with slicer.util.NodeModify(self._parameterNode):
                     self._guessForAnotherVolume()
                 self._showInputs()
+            self.tumour.show(self._parameterNode)
             self._checkCanPredict()
             self._showResult()
         finally:
@@ -340,10 +360,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showResult(self) -> None:
         result = self._result()
-        self.slices.show(self._prediction())
+        prediction, current = self._prediction(), self._currentPrediction() is not None
+        self.inputs.show(result is not None)
+        self.tabs.show(result is not None)
+        self.slices.show(prediction)
         for section in (self.compare, self.explain, self.export):
             section.show()
-        self.result.show(result, self._segmentTime() if result else 0, self._currentPrediction() is not None)
+        self.result.show(result, prediction, self._segmentTime() if result else 0, current)
 
     def _result(self):
         from CNNSurvivalLib.mrml.results import find_result
@@ -366,9 +389,9 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self._shown[1]
 
     def _currentPrediction(self):
-        """The prediction that is shown, where it is of the chosen model and population; else None."""
-        prediction = self._prediction()
-        return prediction if self.models.made(prediction) else None
+        """The prediction that is shown, where it is of the chosen model, population and lesions; else None."""
+        prediction, p = self._prediction(), self._parameterNode
+        return prediction if self.models.made(prediction) and self.tumour.made(prediction, p.lesions) else None
 
     def _segmentTime(self) -> int:
         """When the segment was last changed, in VTK's count of this session."""
@@ -386,6 +409,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "maximumSlices": p.maximumSlices,
             "horizons": p.horizons,
             "engine": self._engineOf(self.models.bundle),
+            "lesions": p.lesions,
             "force": p.force,
         }
 
@@ -393,38 +417,19 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.logic.engine(self.models.engineName, bundle)
 
     def onPredictButton(self, checked=False) -> None:
-        p = self._parameterNode
-        if not p:
+        if not self._parameterNode or not (self.runner.running or self.models.licenceAcknowledged()):
             return
+        before = self._segmentTime()  # what is drawn while it runs is not in the result
         result = self.runner.click(self.ui.predictButton, self._predict)
         if result is not None:
-            self.result.predicted(result, self._segmentTime())
+            self.result.predicted(result, before)
+            self.inputs.fold()
             self._onParametersChanged()
-            self.logic.showChart(result.chart)
 
     def _predict(self, progress):
         p = self._parameterNode
-        return self.logic.process(
-            p.volume, p.segmentation, p.segmentId, self.models.bundle, progress=progress,
-            covariates=self.patient.values, **self._options(),
-        )  # fmt: skip
-
-    def _onRunning(self) -> None:
-        """Work has begun, or ended."""
-        running = self.runner.running
-        ui = self.ui
-        for section in (ui.inputsCollapsibleButton, ui.patientCollapsibleButton, ui.advancedCollapsibleButton,
-                        ui.resultCollapsibleButton, ui.slicesCollapsibleButton):  # fmt: skip
-            section.enabled = not running
-        for button in (ui.predictButton, ui.explainButton, ui.exportButton, ui.batchButton):
-            button.enabled = not running or self.runner.isRunning(button)
-        if not running:
-            self._onParametersChanged()
-
-    def onShowChartButton(self, checked=False) -> None:
-        result = self._result()
-        if result:
-            self.logic.showChart(result.chart)
+        inputs = (p.volume, p.segmentation, p.segmentId, self.models.bundle)
+        return self.logic.process(*inputs, progress=progress, covariates=self.patient.values, **self._options())
 
     def onHorizonsEdited(self) -> None:
         if self._parameterNode and self._prediction() is not None:
@@ -466,14 +471,15 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         return CNNSurvivalParameterNode(super().getParameterNode())
 
     def process(self, volume, segmentation, segmentId, bundle=None, minimumRoi=None, maximumSlices=None, engine=None,
-                progress=None, horizons=None, covariates=None, force=False):  # fmt: skip
+                progress=None, horizons=None, covariates=None, force=False, lesions="all"):  # fmt: skip
         """Predict, and leave the result in the scene (CNNSurvivalLib.mrml.results.Result); works without a window.
 
         bundle: from CNNSurvivalLib.bundle.load_bundle, with for_population for another than its default; None for the
         default model. minimumRoi, maximumSlices: None for the model's own. engine: from
         CNNSurvivalLib.engines.create_engine with this bundle, None for the built-in one. horizons: months as text,
         "6, 12, 18". covariates: {"age_years": 63}, what is known beside the image. force: also from an image that does
-        not look like a CT. Raises CNNSurvivalError where the inputs cannot be used; the scene then stays as it was.
+        not look like a CT. lesions: "all" or "largest", where the segment holds several. Raises CNNSurvivalError where
+        the inputs cannot be used; the scene then stays as it was.
         """
         from CNNSurvivalLib.bundle import default_bundle_folder, load_bundle
         from CNNSurvivalLib.mrml.inputs import predict_nodes, words_of_the_panel
@@ -481,7 +487,8 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         from CNNSurvivalLib.report.text import parse_horizons
 
         bundle = bundle or load_bundle(default_bundle_folder())
-        options = {"min_roi_px": minimumRoi, "max_slices": maximumSlices, "covariates": covariates, "force": force}
+        options = {"min_roi_px": minimumRoi, "max_slices": maximumSlices, "covariates": covariates}
+        options.update(force=force, lesions=lesions)
         if horizons is not None:
             options["horizons_months"] = parse_horizons(horizons)
         with words_of_the_panel():
@@ -500,14 +507,9 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
     def explain(self, volume, result, prediction, engine=None, progress=None):
         """(map of where the tumour raises or lowers the risk, a volume node beside the result; a sentence on it)."""
-        from CNNSurvivalLib.engines import create_engine
-        from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
-        from CNNSurvivalLib.mrml.explanation import write_explanation
-        from CNNSurvivalLib.mrml.inputs import grid_of
+        from CNNSurvivalLib.mrml.explanation import explain
 
-        maps = occlusion_maps(prediction, engine or create_engine("numpy", prediction.bundle), progress=progress)
-        values = on_ct_grid(maps, prediction, *grid_of(volume))
-        return write_explanation(slicer.mrmlScene, volume, values, result), maps.sentence
+        return explain(slicer.mrmlScene, volume, result, prediction, engine, progress)
 
     def export(self, volume, result, prediction, folder, patient=None, scene=False, progress=None):
         """Write report, picture, tables and, if ``scene``, all of the scene as .mrb; returns the paths."""
@@ -526,21 +528,11 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
         onRow(batch.shown(outcome)): called for each. Returns a sentence that says what was done.
         """
-        from CNNSurvivalLib import batch
-        from CNNSurvivalLib.mrml.inputs import words_of_the_panel
+        from CNNSurvivalLib.batch import predict_source
 
-        cases = batch.cases_of(source, path, slicer.mrmlScene)
         changes = {"min_roi_px": options["minimumRoi"], "max_slices": options["maximumSlices"],
-                   "force": options["force"]}  # fmt: skip
-        engine = options["engine"]
-
-        def predictOne(case, inside):
-            with words_of_the_panel():
-                return batch.predict_case(case, bundle, engine, inside, **changes)
-
-        outcomes, stopped = batch.run_batch(cases, predictOne, lambda outcome: onRow(batch.shown(outcome)), progress)
-        batch.write_tables(folder, outcomes)
-        return batch.sentence(outcomes, stopped, folder)
+                   "lesions": options["lesions"], "engine": options["engine"], "force": options["force"]}  # fmt: skip
+        return predict_source(source, path, folder, bundle, onRow, progress, slicer.mrmlScene, **changes)
 
     def engine(self, name, bundle):
         from CNNSurvivalLib.engines import create_engine
@@ -553,15 +545,10 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
         return add_sample()
 
-    def showChart(self, chart) -> None:
-        slicer.modules.plots.logic().ShowChartInLayout(chart)
-
     def showExplanation(self, node) -> None:
         """Show the map over the CT in the slice views; None hides it."""
-        if node is None:
-            slicer.util.setSliceViewerLayers(foreground=None)
-        else:
-            slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=0.6)
+        opacity = {} if node is None else {"foregroundOpacity": 0.6}
+        slicer.util.setSliceViewerLayers(foreground=node, **opacity)
 
     def models(self, folders=()) -> list:
         """[(folder, Bundle or None, what is wrong with it or None)] shipped and in folders, the default first."""

@@ -23,7 +23,10 @@ LIBRARY_RULES = {
     "report": ({"numpy"}, {""}),
     "report.dicom": ({"numpy", "pydicom", "highdicom", "SimpleITK"}, {"", "io", "report"}),
     "mrml": ({"numpy", "scipy", "slicer", "vtk"}, {"", "io", "report", "report.dicom"}),
-    "widgets": ({"qt", "ctk", "slicer", "vtk", "PyTorchUtils"}, {"", "io", "report", "report.dicom", "mrml"}),
+    "widgets": (
+        {"qt", "ctk", "slicer", "vtk", "PyTorchUtils", "SampleData"},
+        {"", "io", "report", "report.dicom", "mrml"},
+    ),
 }
 # These two modules join the folders: they choose where cases come from.
 JOINING = {"batch": {"", "io", "mrml", "report"}, "headless": {"", "io", "mrml"}}

@@ -124,6 +124,16 @@ def test_the_headless_script_writes_what_the_command_line_writes(tmp_path, files
     assert subprocess.run(run[:2], capture_output=True, check=False).returncode == 2
 
 
+def test_the_licence_of_the_weights_is_said_by_both_programs(program, capsys):
+    assert program() == 0
+    assert "CC BY-NC 3.0" in capsys.readouterr().err
+
+
+def test_a_licence_without_conditions_is_not_mentioned(program, tiny_bundle, capsys):
+    assert program("--model", str(tiny_bundle.folder)) == 0
+    assert "icence" not in capsys.readouterr().err
+
+
 @pytest.fixture(params=["headless.py", "cnn-survival predict"])
 def program(request, tmp_path, files):
     """program(*options) -> exit code of a batch of one case, by each of the two programs."""
@@ -194,6 +204,13 @@ def test_an_impossible_covariate_of_a_table_is_left_out_with_a_warning(tmp_path)
     assert len(notes) == 1 and "N stage '9' is unknown" in notes[0] and notes[0].endswith("It was left out.")
     by_alias = Case("ct.nrrd", "mask.nrrd", covariates={" n ": "9"})
     assert covariates_of(by_alias, bundle, {"n_stage": "N2", "age_years": 70})[0] == {"age_years": 70.0}
+    # Of two columns for one covariate the first name with a known value counts, in whatever order they stand.
+    for columns in (
+        {"age_years": "63", "age": "70"},
+        {"age": "70", "age_years": "63"},
+        {"age_years": "63", "age": "999"},
+    ):
+        assert covariates_of(Case("ct.nrrd", "mask.nrrd", covariates=columns), bundle) == ({"age_years": 63.0}, ())
 
 
 @pytest.mark.parametrize("ids", [["a-row3", "a", "a"], ["A", "b", "a", "a-row3"], ["a-row3", "a-row3-2", "a", "a"]])

@@ -328,8 +328,35 @@ def test_facts_name_the_training_cohorts_and_the_metrics():
         "Trained on: A, 7 patients, 3 deaths",
         "Concordance: 0.68 (0.41 to 0.89) on B",
         "IPA: 0.13 on B",
+        "Licence: none",
     ]
-    assert bd.Bundle(None, {**info, "metrics": metrics[:1]}, {}).facts == facts[:2]
+    assert bd.Bundle(None, {**info, "metrics": metrics[:1]}, {}).facts == [*facts[:2], facts[-1]]
+
+
+@pytest.mark.parametrize(
+    "licence, stated, forbids",
+    [
+        ("CC BY-NC 3.0", None, True),
+        ("Non-commercial research only", None, True),
+        ("Apache-2.0", None, False),
+        ("CC BY 4.0", None, False),
+        ("as the hospital says", True, True),
+        ("CC BY-NC 3.0, and ours by contract", False, False),
+    ],
+)
+def test_whether_the_licence_forbids_commercial_use(tmp_path, licence, stated, forbids):
+    card = {**bundle_info()["card"], "licence": licence}
+    if stated is not None:
+        card["non_commercial"] = stated
+    bundle = bd.save_bundle(tmp_path / "b", {**bundle_info(), "card": card}, random_weights())
+    assert bundle.non_commercial is forbids
+    assert bundle.licence_notice == (f"Licence of the model 'random-1.0': {licence}." if forbids else "")
+
+
+def test_the_models_that_ship_say_that_they_are_for_non_commercial_use():
+    for folder, bundle, _problem in bd.installed_bundles():
+        assert bundle.info["card"]["non_commercial"] is True and bundle.non_commercial
+        assert bundle.licence in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_the_card_is_the_file_or_else_the_texts(tiny_bundle, folder):

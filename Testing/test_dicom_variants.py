@@ -20,7 +20,6 @@ from pydicom.uid import (
 )
 
 pytest.importorskip("SimpleITK")
-pytest.importorskip("highdicom")
 
 from test_readers import (
     affine,
@@ -41,7 +40,7 @@ from CNNSurvivalLib.io.dicom import read_dataset
 from CNNSurvivalLib.io.patient_folder import folder_cases
 from CNNSurvivalLib.io.quiet import reading
 from CNNSurvivalLib.io.read import find_segments, read_case
-from training_cli.cohort.prepare import _choose_segment
+from dicom_files import save_big_endian
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning:highdicom")
 
@@ -66,7 +65,7 @@ def in_syntax(source, path, syntax):
     if syntax == ExplicitVRBigEndian:
         if ds.BitsAllocated == 16:
             ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
-        pydicom.dcmwrite(path, ds, little_endian=False, implicit_vr=False, force_encoding=True)
+        save_big_endian(ds, path)
     else:
         ds.save_as(path)
     return path
@@ -288,12 +287,11 @@ def test_only_ct_image_storage_is_a_ct_and_the_rest_is_named_when_asked_for(ct, 
 
 
 def test_a_folder_of_patients_counts_no_secondary_capture(ct, tmp_path):
-    from training_cli.cohort.prepare import find_dicom_cases
-
+    prepare = pytest.importorskip("training_cli.cohort.prepare", reason="needs what the command prepare needs")
     write_series(tmp_path / "page", some_hu()[:1])
     rewrite(tmp_path / "page", SOPClassUID=SecondaryCaptureImageStorage)
     write_rtstruct(tmp_path / "rs.dcm", {"GTV": box_contours(affine())}, frame=None)  # names no series
-    (case,), problems = find_dicom_cases(tmp_path, None)
+    (case,), problems = prepare.find_dicom_cases(tmp_path, None)
     assert not problems and case.image_path == ct
 
 
@@ -430,4 +428,10 @@ def test_zipped_patients_in_a_folder_and_in_a_manifest(ct, tmp_path):
     cases = folder_cases(tmp_path / "patients")
     assert [case.patient_id for case in cases] == ["two", "one"] and not any(case.problem for case in cases)
     assert all(np.array_equal(load_case(case).mask, box_mask()) for case in cases)
-    assert _choose_segment(tmp_path / "patients" / "one.zip", "gtv") == "GTV"
+
+
+def test_prepare_looks_for_the_segment_in_a_zipped_patient(ct, tmp_path):
+    prepare = pytest.importorskip("training_cli.cohort.prepare", reason="needs what the command prepare needs")
+    write_rtstruct(ct / "rs.dcm", {"GTV": box_contours(affine())})
+    zipped(ct, tmp_path / "one.zip")
+    assert prepare._choose_segment(tmp_path / "one.zip", "gtv") == "GTV"

@@ -13,11 +13,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MODULE = REPOSITORY / "CNNSurvival"
 SOURCES = sorted(MODULE.rglob("*.py"))
 UI = MODULE / "Resources" / "UI" / "CNNSurvival.ui"
-WITHOUT_CODE = ("QLabel", "qMRMLWidget")  # what needs no connection
+WITHOUT_CODE = ("QLabel", "QFrame", "QWidget", "qMRMLWidget")  # what needs no connection
+PAGES = ("slicesTab", "explainTab", "compareTab", "exportTab", "batchTab", "modelTab")  # one is shown at a time
 WINDOW = sorted((MODULE / "CNNSurvivalLib" / "widgets").glob("*.py"))
-SLICER_ONLY = {path.name: {"qt", "vtk", "slicer", "CNNSurvivalLib"} for path in (MODULE / "CNNSurvival.py", *WINDOW)}
+SLICER_ONLY = {
+    path.name: {"qt", "ctk", "vtk", "slicer", "CNNSurvivalLib"} for path in (MODULE / "CNNSurvival.py", *WINDOW)
+}
 del SLICER_ONLY["__init__.py"]
 SLICER_ONLY["self_test.py"] = {"CNNSurvivalLib"}
+SLICER_ONLY["CNNSurvivalSubjectHierarchyPlugin.py"] = {"qt", "slicer", "SubjectHierarchyPlugins"}
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +108,39 @@ def test_keyboard_and_tooltips(ui):
         assert prop(every[name], "toolTip") or set_in_code, f"{name} has no tooltip"
         assert name in stops or every[name].get("class") == "QProgressBar", f"{name} is not in the tab order"
     assert set(stops) <= set(every)
-    texts = [prop(e, "text") or "" for e in every.values()]
-    mnemonics = [match.group(1).lower() for text in texts for match in re.finditer(r"&(\w)", text)]
-    assert len(mnemonics) == len(set(mnemonics)) >= 6
     for element in every.values():
         if element.get("class") == "QLabel" and "&" in (prop(element, "text") or ""):
             assert prop(element, "buddy") in every
+
+
+def mnemonics(texts):
+    return [match.group(1).lower() for text in texts for match in re.finditer(r"&(\w)", text or "")]
+
+
+def test_no_two_controls_that_are_shown_together_share_a_mnemonic(ui):
+    every = widgets(ui)
+    pages = {name: [prop(e, "text") for e in every[name].iter("widget")] for name in PAGES}
+    inside = {e.get("name") for name in PAGES for e in every[name].iter("widget")}
+    tabs = re.findall(r'_\("(.*?)"\)', (MODULE / "CNNSurvivalLib/widgets/tabs.py").read_text().split("tips =")[0])
+    always = mnemonics([*tabs, *(prop(e, "text") for name, e in every.items() if name not in inside)])
+    assert len(tabs) == len(PAGES) and len(mnemonics(tabs)) == len(PAGES)
+    for texts in pages.values():
+        letters = always + mnemonics(texts)
+        assert len(letters) == len(set(letters)) >= 6, sorted(letters)
+
+
+def test_the_answer_comes_before_what_is_behind_it(ui):
+    names = list(widgets(ui))
+    page = ["inputsCollapsibleButton", "patientCollapsibleButton", "predictButton", "sentenceLabel", "curveFrame",
+            "summaryTable", "warningsLabel", *PAGES]  # fmt: skip
+    assert [names.index(name) for name in page] == sorted(names.index(name) for name in page)
+
+
+def test_nothing_scrolls_inside_the_panel(ui):
+    for name in ("summaryTable", "slicesTable"):
+        table = widgets(ui)[name]
+        assert prop(table, "minimumSize") is None and "fitHeight(table)" in panel()
+        assert prop(table, "horizontalScrollBarPolicy") == "Qt::ScrollBarAlwaysOff"
 
 
 def test_rows_that_the_code_makes_have_tooltips_and_are_in_the_tab_order():
@@ -128,7 +159,7 @@ def test_research_use_is_always_visible(ui):
 def test_messages_cannot_be_taken_for_html(ui):
     """Names of nodes and files end up in these labels."""
     for name in ("statusLabel", "sentenceLabel", "warningsLabel", "modelProblemLabel", "modelInfoLabel", "staleLabel",
-                 "patientLabel"):  # fmt: skip
+                 "patientLabel", "factsLabel"):  # fmt: skip
         assert prop(widgets(ui)[name], "textFormat") == "Qt::PlainText"
 
 

@@ -1,6 +1,7 @@
 """From CT and mask to the numbers that a user reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,81 @@ def test_a_risk_time_between_months_is_rounded_in_words_and_pictures(sphere, tmp
 
     shown = [each.get_text() for each in picture(found).findobj(Text)]
     assert sum(text.endswith("alive at 19.7 months") for text in shown) == 1
+
+
+class Drawn:
+    """What ``draw_curve`` draws."""
+
+    def __init__(self):
+        from CNNSurvivalLib.report.pdf import Page
+
+        self.texts, self.lines, self.fills, self._page = {}, [], [], Page()
+
+    def text(self, x, y, text, size=9.0, font="", color=(0, 0, 0), align="left"):
+        self.texts[text] = (x, y)
+
+    def text_width(self, text, size=9.0, font="F1"):
+        return self._page.text_width(text, size, font)
+
+    def polyline(self, points, color=(0, 0, 0), width=1.0, dash=()):
+        self.lines.append((np.asarray(points), color, width, dash))
+
+    def polygon(self, points, color):
+        self.fills.append((np.asarray(points), color))
+
+
+@pytest.mark.parametrize("age, outside", [(60, False), (95, True)])
+def test_a_small_curve_has_its_legend_below_and_is_marked_where_outside(sphere, tmp_path, age, outside):
+    from bundle_maker import bundle_info_2, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report import page
+
+    bundle = save_bundle(tmp_path / "two", bundle_info_2(), random_weights())
+    found = pr.predict(*sphere(), GEOMETRY, bundle, covariates={"age_years": age})
+    assert found.inside_training_range is not outside
+    for look in (page.ON_LIGHT, page.ON_DARK):
+        drawn = Drawn()
+        page.draw_curve(drawn, found, 0, 0, 440, 180, look=look, legend_below=True)
+        (curve,) = [line for line in drawn.lines if len(line[0]) == len(found.survival) and line[2] == 2.0]
+        assert curve[1] == (look.caution if outside else look.curve) and bool(curve[3]) is outside
+        assert (page.OUTSIDE in drawn.texts) is outside
+        axis = drawn.texts["0"][1]
+        below = {text for text, (_x, y) in drawn.texts.items() if y > axis}
+        assert {"reference cohort", "10-90% of the slices"} <= below and len(below) == 4
+        assert max(y for _x, y in drawn.texts.values()) <= 180
+        assert any(text.endswith(" months") and drawn.texts[text][1] == axis for text in drawn.texts)
+
+
+def test_a_legend_inside_goes_where_it_covers_less_of_the_curves(sphere, tmp_path):
+    from bundle_maker import bundle_info_2, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report import page
+
+    found = pr.predict(*sphere(), GEOMETRY, save_bundle(tmp_path / "two", bundle_info_2(), random_weights()))
+    legend = "Kaplan-Meier of the reference cohort"
+    heights = []
+    for level in (0.1, 0.95):
+        flat = np.full_like(found.survival, level)
+        drawn = Drawn()
+        page.draw_curve(drawn, replace(found, survival=flat, interval_low=flat, interval_high=flat), 0, 0, 320, 235)
+        heights.append(drawn.texts[legend][1])
+    assert heights[0] < 235 / 2 < heights[1]
+
+
+def test_the_answer_of_the_panel_is_that_of_the_prediction(sphere, tmp_path, tiny_bundle):
+    from bundle_maker import bundle_info_2, random_weights
+    from CNNSurvivalLib.bundle import save_bundle
+    from CNNSurvivalLib.report.tables import to_dict
+    from CNNSurvivalLib.report.text import answer, median_text, size_text
+
+    bundle = save_bundle(tmp_path / "two", bundle_info_2(), random_weights())
+    found = pr.predict(*sphere(), GEOMETRY, bundle, horizons_months=(6, 12.5, 500))
+    header, rows, facts = answer(to_dict(found))
+    assert header == ["Alive at", "This tumour", "95% interval", "Cohort"]
+    assert [row[0] for row in rows] == ["6 months", "12.5 months", "500 months"]
+    assert [row[1] for row in rows] == [f"{found.horizon_survival[0]:.0%}", f"{found.horizon_survival[1]:.0%}", "-"]
+    assert rows[2][2:] == ["", "-"] and " to " in rows[0][2]
+    assert facts == [f"Median survival: {median_text(found)}.", f"Tumour: {size_text(found)}."]
+    header, rows, _facts = answer(to_dict(pr.predict(*sphere(), GEOMETRY, tiny_bundle)))
+    assert header[2] == "Its slices" and " to " in rows[0][2]
+    assert answer({}) == (["Alive at", "This tumour", "Its slices", "Cohort"], [], [])

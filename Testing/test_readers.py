@@ -3,20 +3,28 @@
 import itertools
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RTStructureSetStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.mrml.inputs import words_of_the_panel
 from CNNSurvivalLib.slices import Preprocessing, extract_slices
+from dicom_files import highdicom, save
 
 sitk = pytest.importorskip("SimpleITK")
-highdicom = pytest.importorskip("highdicom")
 
 from CNNSurvivalLib.io.read import find_segments, read_case  # noqa: E402
 
@@ -75,7 +83,7 @@ def dataset(path, sop_class, modality, **values):
     ds.ReferringPhysicianName, ds.Manufacturer, ds.Modality, ds.SeriesNumber = "", "", modality, 1
     for name, value in values.items():
         setattr(ds, name, value)
-    ds.save_as(path, enforce_file_format=True)
+    save(ds, path)
     return ds
 
 
@@ -157,13 +165,14 @@ def write_seg(path, folder, masks, kind="BINARY", drop_empty=True, uid=None):
     sources = sorted(
         (s for s in sources if uid in (None, s.SeriesInstanceUID)), key=lambda s: float(s.ImagePositionPatient[2])
     )
-    code = highdicom.sr.CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
-    seg = highdicom.seg.Segmentation(
+    hd = highdicom()
+    code = hd.sr.CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
+    seg = hd.seg.Segmentation(
         source_images=sources,
         pixel_array=np.stack(list(masks.values()), axis=-1),
         segmentation_type=kind,
         segment_descriptions=[
-            highdicom.seg.SegmentDescription(n, label, code, code, highdicom.seg.SegmentAlgorithmTypeValues.MANUAL)
+            hd.seg.SegmentDescription(n, label, code, code, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
             for n, label in enumerate(masks, 1)
         ],
         series_instance_uid=generate_uid(),
@@ -280,7 +289,7 @@ def test_a_tilted_gantry_gives_a_sheared_volume(tmp_path):
 def test_an_enhanced_ct_has_all_slices_in_one_file(ct, tmp_path):
     slices = sorted((pydicom.dcmread(p) for p in ct[0].glob("*.dcm")), key=lambda ds: ds.InstanceNumber)
     uids = {"series_instance_uid": generate_uid(), "sop_instance_uid": generate_uid()}
-    enhanced = highdicom.legacy.LegacyConvertedEnhancedCTImage(slices, series_number=2, instance_number=1, **uids)
+    enhanced = highdicom().legacy.LegacyConvertedEnhancedCTImage(slices, series_number=2, instance_number=1, **uids)
     (tmp_path / "enhanced").mkdir()
     enhanced.save_as(tmp_path / "enhanced" / "ct.dcm")
     mask = write_image(tmp_path / "mask.nrrd", box_mask())
@@ -392,7 +401,7 @@ def test_another_modality_is_refused_in_the_words_of_the_program(tmp_path, packe
         read_case(given, mask)
     text = str(caught.value)
     assert str(given) in text and text.endswith(f"{advice}tick 'Predict although the image does not look like a CT' "
-                                                "in the box Advanced.")  # fmt: skip
+                                                "in the tab Model.")  # fmt: skip
     assert "--force" not in text and text.count(advice) == 1
 
 
@@ -582,6 +591,17 @@ def test_a_binary_seg(ct, tmp_path, drop_empty):
     assert np.array_equal(case.mask, box_mask()) and case.warnings == () and case.segment_name == "Tumour"
     assert np.array_equal(read_case(ct[0], seg, "2").mask, other)
     assert "no segment 'GTV'; it has 'Tumour', 'Node'" in sentence(ct[0], seg, "GTV")
+
+
+def test_a_seg_where_highdicom_is_missing(ct, tmp_path, monkeypatch):
+    """As in Slicer before 5.12: the segments are listed, and the message says what their pixels need."""
+    item = Dataset()
+    item.SegmentNumber, item.SegmentLabel = 1, "Tumour"
+    dataset(tmp_path / "seg.dcm", SegmentationStorage, "SEG", SegmentSequence=[item])
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    assert find_segments(tmp_path / "seg.dcm", ["*"]) == ["Tumour"]
+    with pytest.raises(CNNSurvivalError, match="need the Python package 'highdicom', which is not installed here"):
+        read_case(ct[0], tmp_path / "seg.dcm")
 
 
 def test_a_seg_with_an_empty_slice_in_the_tumour(ct, tmp_path):

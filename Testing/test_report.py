@@ -169,6 +169,12 @@ DRAWN = {
     "calibration_at_the_edges": lambda path: figures.calibration_plot(
         CALIBRATION.assign(mean_predicted=[0.0, 0.5, 1.0], observed=[0.0, 0.5, 1.0]), 365.0, path
     ),
+    "low_risks": lambda path: figures.calibration_plot(
+        CALIBRATION.assign(mean_predicted=[0.03, 0.05, 0.08], observed=[0.05, 0.03, 0.05], ci_low=0.01, ci_high=0.16),
+        547.875,
+        path,
+        risk=np.linspace(0.03, 0.08, 50),
+    ),
     "decision": lambda path: figures.decision_curve_plot(
         metrics.decision_curve(*survivors(), 547.875, bootstrap=20), 547.875, path
     ),

@@ -15,7 +15,14 @@ from CNNSurvivalLib.bundle import save_bundle  # noqa: E402
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
 from CNNSurvivalLib.mrml.comparison import write_comparison  # noqa: E402
 from CNNSurvivalLib.mrml.explanation import find_explanation, write_explanation  # noqa: E402
-from CNNSurvivalLib.mrml.guesses import guess_segment, guess_segmentation, guess_tumour, guess_volume  # noqa: E402
+from CNNSurvivalLib.mrml.guesses import (  # noqa: E402
+    guess_segment,
+    guess_segmentation,
+    guess_tumour,
+    guess_volume,
+    inputs_of,
+    tumour_score,
+)
 from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
     _grid,
     ct_and_mask,
@@ -25,8 +32,10 @@ from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
     predict_nodes,
     words_of_the_panel,
 )
+from CNNSurvivalLib.mrml.layout import ChartLayout  # noqa: E402
 from CNNSurvivalLib.mrml.nodes import nodes_of  # noqa: E402
 from CNNSurvivalLib.mrml.results import all_results, find_result, label_of, read_prediction, read_record, write_result  # noqa: E402
+from CNNSurvivalLib.mrml.tumour import NEOPLASM_PRIMARY, editor_node, has_nothing_drawn, new_tumour  # noqa: E402
 from CNNSurvivalLib.prediction import predict, revise  # noqa: E402
 from CNNSurvivalLib.slices import axial_geometry  # noqa: E402
 
@@ -495,6 +504,68 @@ def test_guess_segment_by_name(scene, names, expected):
     assert guess_segment(node) == expected
 
 
+# Names as they come from other software, the better one first. RTSTRUCT: AAPM TG-263, DAHANCA, NSCLC-Radiomics (GTV-1),
+# Head-Neck-Radiomics-HN1 (GTV-1 the primary, GTV-2 the node), HECKTOR. TotalSegmentator: tasks lung_nodules and
+# liver_vessels. nnU-Net: Medical Segmentation Decathlon, KiTS. MONAI: VISTA3D and Auto3DSeg.
+BETTER = [
+    ("GTVp", "GTVn"),
+    ("GTVp_CT1PRE", "GTVp1_margin"),
+    ("GTV_p1", "GTV"),
+    ("GTV-T", "GTV-N"),
+    ("iGTVp", "ITV"),
+    ("GTV Primary", "GTV-1"),
+    ("GTV_Prim_RT", "GTV_LN"),
+    ("GTV-1", "GTV-2"),
+    ("GTV1", "GTV2"),
+    ("GTV", "GTV-10"),
+    ("iGTV_RUL", "GTV_N1"),
+    ("zGTV", "CTV"),
+    ("GTV^Lung", "Lungs-GTV"),
+    ("GTV-2", "GTV1n"),
+    ("GTV", "nGTV"),
+    ("GTV_nodule", "GTV_node"),
+    ("GTV-1", "lung_nodules"),
+    ("GTVn", "GTV+5mm"),
+    ("GTVnd", "CTVp"),
+    ("CTV", "PTV_GTV"),
+    ("lung_nodules", "lung"),
+    ("lung_nodules", "lymph_node"),
+    ("liver_tumor", "liver_vessels"),
+    ("hepatic tumor", "hepatic vessel"),
+    ("lung tumor", "bone lesion"),
+    ("cancer", "pancreas"),
+    ("pancreas_tumor", "pancreas"),
+    ("tumor", "cyst"),
+    ("colon cancer primaries", "colon"),
+    ("Neoplasm, Primary", "Neoplasm"),
+    ("Neoplasm", "Neoplasm, Secondary"),
+    ("Lesion 1", "Metastasis 1"),
+    ("Mass", "Metastasis"),
+]
+NEVER = [
+    "PTV", "PTV_GTV", "Lungs-GTV", "Lung_L-GTV", "LUNG TOTAL-iGTV", "Lungs-IGTV", "Lung_Both-GTVp", "BODY-PTV",
+    "GTV+5mm", "GTVp+3mm", "GTV_ring", "Ring_GTV", "tumor bed", "peritumoral", "avoid_GTV", "lung", "heart",
+    "lung_upper_lobe_left", "kidney_cyst_left", "pleural_effusion", "lymph_node", "hepatic vessel", "edema",
+    "esophagus", "Segment_1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("better", "worse"), BETTER)
+def test_names_of_other_software(better, worse):
+    assert tumour_score(better) > tumour_score(worse)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_names_that_are_no_tumour(name):
+    assert tumour_score(name) == 0
+
+
+def test_terminology_counts_where_the_name_says_nothing():
+    assert tumour_score("Segment_1", "Neoplasm, Primary") == tumour_score("Neoplasm, Primary")
+    assert tumour_score("A", "Neoplasm") > tumour_score("A", "Neoplasm, Secondary") > 0
+    assert tumour_score("Lungs-GTV", "Neoplasm") == 0
+
+
 def test_guess_segment_by_terminology(scene):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     kinds = {"A": "85756007^Tissue", "B": "4147007^Mass", "C": "39607008^Lung"}
@@ -531,6 +602,101 @@ def test_guess_in_an_empty_scene(scene):
     assert guess_tumour(scene, None) == (None, "")
     add_volume(scene, ball(), class_name="vtkMRMLLabelMapVolumeNode")
     assert guess_volume(scene) is None
+
+
+def test_inputs_of_a_chosen_node_belong_together(scene):
+    """Right click on a node: another patient's tumour is never taken for it."""
+    first, second = add_volume(scene, name="Old CT"), add_volume(scene, name="New CT")
+    add_segmentation(scene, {"Lung": ball()}, volume=second, name="Organs")
+    tumour = add_segmentation(scene, {"GTVn": ball(), "GTVp": ball()}, volume=second, name="Targets")
+    assert inputs_of(second) == (second, tumour, "GTVp")
+    assert inputs_of(tumour) == (second, tumour, "GTVp")
+    assert inputs_of(first) == (first, None, "")
+    stray = add_segmentation(scene, {"Tumour": ball()}, name="Stray")
+    assert inputs_of(stray) == (None, stray, "Tumour")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    for node in (first, stray):
+        hierarchy.CreateItem(study, node)
+    assert inputs_of(first) == inputs_of(stray) == (first, stray, "Tumour")
+
+
+def test_inputs_of_the_only_case_of_a_scene(scene):
+    volume = add_volume(scene)
+    assert inputs_of(volume) == (volume, None, "")
+    segmentation = add_segmentation(scene, {"Tumour": ball()})
+    assert inputs_of(volume) == inputs_of(segmentation) == (volume, segmentation, "Tumour")
+
+
+# --- A new tumour ---------------------------------------------------------------------------------------------
+
+
+def test_new_tumour_lies_on_the_ct(scene):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    volume = add_volume(scene, name="Chest")
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    hierarchy.CreateItem(study, volume)
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    segmentation, segment_id = new_tumour(volume)
+    assert segmentation.GetName() == "Chest tumour" and segmentation.GetTransformNodeID() == transform.GetID()
+    assert inputs_of(volume) == (volume, segmentation, segment_id)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(segmentation)) == study
+    assert has_nothing_drawn(segmentation, segment_id)
+    assert not has_nothing_drawn(segmentation, "other") and not has_nothing_drawn(None, "")
+    geometry = segmentation.GetSegmentation().GetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    )
+    grid = _grid(matrix(axial_geometry(SPACING)), [(0, n - 1) for n in SHAPE[::-1]])
+    assert geometry == slicer.vtkSegmentationConverter.SerializeImageGeometry(grid)
+    assert new_tumour(volume)[0].GetName() != segmentation.GetName()
+
+
+def test_what_is_drawn_in_a_new_tumour_is_predicted_from(scene, tiny_bundle):
+    volume = add_volume(scene)
+    segmentation, segment_id = new_tumour(volume)
+    with pytest.raises(CNNSurvivalError, match="The segment 'Tumour' is empty"):
+        ct_and_mask(volume, segmentation, segment_id)
+    before = predict_nodes(volume, draw(segmentation, segment_id, ball()), segment_id, tiny_bundle)
+    assert not has_nothing_drawn(segmentation, segment_id)
+    after = predict_nodes(volume, draw(segmentation, segment_id, ball(radius=10)), segment_id, tiny_bundle)
+    assert after.volume_cc < before.volume_cc
+    both = ball(radius=10) + ball(center=CENTER + [30, 0, 0], radius=9)
+    largest = predict_nodes(volume, draw(segmentation, segment_id, both), segment_id, tiny_bundle, lesions="largest")
+    np.testing.assert_array_equal(largest.survival, after.survival)
+
+
+def draw(segmentation, segment_id, mask):
+    """The segmentation, its segment replaced by the mask [k, j, i]."""
+    labelmap = image_of(mask, slicer.vtkOrientedImageData())
+    labelmap.SetGeometryFromImageToWorldMatrix(matrix(axial_geometry(SPACING)))
+    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    segment.AddRepresentation(name, labelmap)
+    segment.SetLabelValue(1)
+    return segmentation
+
+
+def test_terminology_of_a_new_tumour(scene):
+    """Its codes are those of Slicer's own list (DICOM CID 7150 and 7159), and the guess takes it for the tumour."""
+    segmentation, segment_id = new_tumour(add_volume(scene))
+    tag = vtk.reference("")
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag)
+    parts = str(tag).split("~")
+    assert str(tag) == NEOPLASM_PRIMARY and len(parts) == 7
+    assert parts[0] == "Segmentation category and type - DICOM master list"
+    assert parts[1:3] == ["SCT^49755003^Morphologically Altered Structure", "SCT^86049000^Neoplasm, Primary"]
+    assert guess_segment(segmentation) == segment_id
+    segment.SetName("X")
+    assert guess_segment(segmentation) == segment_id
+
+
+def test_the_editors_node_is_our_own_and_one(scene):
+    core = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    node = editor_node(scene)
+    assert node is not core and editor_node(scene) is node
+    assert node.GetSingletonTag() == "CNNSurvival.SegmentEditor"
 
 
 # --- Result ---------------------------------------------------------------------------------------------------
@@ -794,6 +960,50 @@ def test_two_results_in_one_chart(scene, tiny_bundle):
     assert len({tuple(node.GetColor()) for node in series}) == 3
 
 
+@pytest.fixture
+def layout(scene):
+    """The node of Slicer's window layout, with the layouts that the tests use."""
+    layout = slicer.vtkMRMLLayoutNode()
+    layout.SetSingletonTag("vtkMRMLLayoutNode")
+    for kind in (1, 2, layout.SlicerLayoutConventionalView, layout.SlicerLayoutFourUpView,
+                 layout.SlicerLayoutConventionalPlotView, layout.SlicerLayoutFourUpPlotView, 501):  # fmt: skip
+        layout.AddLayoutDescription(kind, "<layout/>")
+    return scene.AddNode(layout)
+
+
+def plots_logic(scene):
+    logic = slicer.vtkSlicerPlotsLogic()
+    logic.SetMRMLScene(scene)
+    return logic
+
+
+@pytest.mark.parametrize("kind", ["Conventional", "FourUp"])
+def test_a_chart_is_shown_beside_the_slice_views_and_the_layout_comes_back(scene, layout, kind):
+    before, wanted = (getattr(layout, f"SlicerLayout{kind}{view}") for view in ("View", "PlotView"))
+    chart, charts = scene.AddNewNodeByClass("vtkMRMLPlotChartNode"), ChartLayout()
+    layout.SetViewArrangement(before)
+    assert not charts.can_go_back(scene)
+    charts.show(scene, chart, plots_logic(scene))
+    assert layout.GetViewArrangement() == wanted and charts.can_go_back(scene)
+    charts.go_back(scene)
+    assert layout.GetViewArrangement() == before and not charts.can_go_back(scene)
+
+
+def test_a_layout_that_the_user_chose_is_kept(scene, layout):
+    chart, charts = scene.AddNewNodeByClass("vtkMRMLPlotChartNode"), ChartLayout()
+    layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
+    charts.show(scene, chart, plots_logic(scene))
+    layout.SetViewArrangement(layout.SlicerLayoutConventionalView)  # by the user
+    charts.go_back(scene)
+    assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
+    layout.SetViewArrangement(501)  # one of the user's own, with a plot view
+    view = scene.AddNewNodeByClass("vtkMRMLPlotViewNode")
+    view.SetMappedInLayout(1)
+    charts.show(scene, chart, plots_logic(scene))
+    assert layout.GetViewArrangement() == 501 and not charts.can_go_back(scene)
+    assert view.GetPlotChartNodeID() == chart.GetID()
+
+
 def test_the_map_lies_on_the_ct_and_is_replaced(scene, tiny_bundle):
     volume, results = two_results(scene, tiny_bundle)
     put_under(scene, volume, np.eye(4))
@@ -909,13 +1119,28 @@ def test_outside_the_training_range_is_marked_in_the_chart(case, bundle_2):
     assert chart.GetTitle() == "CT GTVp: predicted survival"
     outside, _ = again_with(case, prediction, covariates={"age_years": 95})
     assert not outside.inside_training_range
-    assert chart.GetTitle() == "CT GTVp: predicted survival, outside what the model learned from"
+    assert chart.GetTitle() == "GTVp: outside what the model learned from"
     assert curve.GetLineStyle() == curve.GetLineStyleFromString("dash") and curve.GetColor() != plain[0]
     curve.SetColor(1, 0, 1)
     again_with(case, outside, covariates={"age_years": 96})
     assert curve.GetColor() == (1, 0, 1), "the user's colour stays while the mark does"
     again_with(case, outside, covariates={"age_years": 60})
     assert (curve.GetColor(), curve.GetLineStyle(), chart.GetTitle()) == plain
+
+
+def test_outside_the_training_range_is_marked_in_a_comparison(case, bundle_2):
+    prediction, first = write(case, bundle_2)
+    _, second = write(case, bundle_2, "Lung", covariates={"age_years": 60})
+    chart = write_comparison(case[0], first, second)
+    ours, other, cohort = (chart.GetNthPlotSeriesNode(n) for n in range(3))
+    plain = [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)]
+    again_with(case, prediction, covariates={"age_years": 95})
+    assert write_comparison(case[0], first, second) is chart and "Dashed: outside" in chart.GetTitle()
+    assert ours.GetName() == "CT GTVp (outside)" and ours.GetLineStyle() == ours.GetLineStyleFromString("dash")
+    again_with(case, prediction, covariates={})
+    write_comparison(case[0], first, second)
+    assert [(node.GetName(), node.GetLineStyle()) for node in (ours, other, cohort)] == plain
+    assert chart.GetTitle() == "Predicted survival compared"
 
 
 def test_population_and_covariates_come_back_with_the_scene(case, bundle_2, tmp_path):
@@ -960,7 +1185,7 @@ def test_an_image_that_is_no_ct_in_the_panels_words(case, bundle_2):
     magnetic = add_volume(scene, (200 * ball(radius=30) + 20).astype(np.int16), name="MR")
     with pytest.raises(CNNSurvivalError, match="do not look like Hounsfield units") as caught, words_of_the_panel():
         predict_nodes(magnetic, segmentation, "GTVp", bundle_2)
-    assert "--force" not in str(caught.value) and "in the box Advanced" in str(caught.value)
+    assert "--force" not in str(caught.value) and "in the tab Model" in str(caught.value)
     assert predict_nodes(magnetic, segmentation, "GTVp", bundle_2, force=True).warnings
 
 
@@ -975,6 +1200,14 @@ class DicomDatabase:
 
     def instanceValue(self, instance, tag):
         return self.values.get(tag, "") if instance == "1.2.3" else ""
+
+
+def test_a_tumour_that_is_too_small_in_the_panels_words(case, bundle_2):
+    with pytest.raises(CNNSurvivalError) as caught, words_of_the_panel():
+        write(case, bundle_2, min_roi_px=99999)
+    assert "--" not in str(caught.value) and "minimum ROI area in the tab Model" in str(caught.value)
+    with pytest.raises(CNNSurvivalError, match="minimum ROI area in the tab Model"), words_of_the_panel():
+        write(case, bundle_2, min_roi_px=0)
 
 
 @pytest.mark.parametrize(

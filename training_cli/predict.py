@@ -24,6 +24,7 @@ from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
+from CNNSurvivalLib.lesions import ALL
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import write_case_folder
 from CNNSurvivalLib.report.dicom.folder import FOLDER, Tumour, write_dicom
@@ -38,7 +39,7 @@ class Settings:
     """How to predict: the model's folder, the engine's name, and what overrides the model's own choices.
 
     population and covariates (name -> text) are those of cases that do not name their own. force: images that are no
-    CT are predicted, too. report: cases get a report.pdf.
+    CT are predicted, too. report: cases get a report.pdf. lesions: what is taken of several lesions in one mask.
     """
 
     model: Path
@@ -50,6 +51,7 @@ class Settings:
     force: bool = False
     horizons_months: tuple = HORIZONS_MONTHS
     report: bool = False
+    lesions: str = ALL
     dicom: bool = False
 
 
@@ -118,7 +120,8 @@ def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> _Done:
     study = _study(case) if settings.dicom else None
     prediction, tumour = predict_and_read(
         case, bundle, engine, min_roi_px=settings.min_roi_px, max_slices=settings.max_slices,
-        covariates=settings.covariates, force=settings.force, horizons_months=settings.horizons_months,
+        covariates=settings.covariates, force=settings.force, lesions=settings.lesions,
+        horizons_months=settings.horizons_months,
     )  # fmt: skip
     return _Done(case, prediction, tumour, study)
 

@@ -55,6 +55,24 @@ def cases_of(source: str, path=None, scene=None) -> list[Case]:
     return read_manifest(path) if source == "manifest" else folder_cases(path)
 
 
+def predict_source(source: str, path, folder, bundle, on_row: Callable, progress=None, scene=None, **options) -> str:
+    """Predict all cases of a source into predictions.csv and failures.csv in a folder, for the panel.
+
+    source, path, scene: as for ``cases_of``. on_row(shown(outcome)): called for each. options: as for ``predict_case``.
+    Returns a sentence that says what was done.
+    """
+    from .mrml.inputs import words_of_the_panel
+
+    def predict_one(case: Case, inside) -> Prediction:
+        with words_of_the_panel():
+            return predict_case(case, bundle, progress=inside, **options)
+
+    cases = cases_of(source, path, scene)
+    outcomes, stopped = run_batch(cases, predict_one, lambda outcome: on_row(shown(outcome)), progress)
+    write_tables(folder, outcomes)
+    return sentence(outcomes, stopped, folder)
+
+
 # --- One case -------------------------------------------------------------------------------------------------
 
 
@@ -109,15 +127,15 @@ def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple
     An impossible value of the case's table is left out with a warning, as the image can be predicted without it; one
     of ``others``, which a person has just entered, raises UsageError.
     """
-    known, notes = bundle.population.read(others or {}), []
-    for name, value in case.covariates.items():
+    population = bundle.population
+    known, notes = population.read(others or {}), []
+    for each in population.covariates:
+        own = {name: value for name, value in case.covariates.items() if each.is_called(name)}
         try:
-            known.update(bundle.population.read({name: value}))
+            known.update(population.read(own))
         except UsageError as error:
             notes.append(f"{error} It was left out.")
-            for each in bundle.population.covariates:  # nor does the value for all cases stand in for it
-                if each.is_called(name):
-                    known.pop(each.name, None)
+            known.pop(each.name, None)  # nor does the value for all cases stand in for it
     return known, tuple(notes)
 
 

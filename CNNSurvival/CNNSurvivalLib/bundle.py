@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ READABLE_VERSIONS = (1, 2)
 INFO_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.npz"
 CARD_FILE = "MODEL_CARD.md"
+# In the licence's text of a bundle that does not say whether it forbids commercial use
+_NON_COMMERCIAL = re.compile(r"\bnon-?commercial\b|\bBY-NC\b", re.IGNORECASE)
 # The paper's network takes 0.3 MB. A larger file than this is not a bundle's and is not read.
 _MAX_WEIGHTS_BYTES = 8_000_000
 _MAX_INFO_BYTES = 4_000_000
@@ -116,12 +119,29 @@ class Bundle:
         return self.population.adapted(self.weights)
 
     @property
+    def licence(self) -> str:
+        """The licence of the weights, in words."""
+        return self.info["card"]["licence"]
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence forbids commercial use: as the card says, else by the words of the licence."""
+        stated = self.info["card"].get("non_commercial")
+        return bool(_NON_COMMERCIAL.search(self.licence)) if stated is None else stated
+
+    @property
+    def licence_notice(self) -> str:
+        """A line for the terminal where the licence forbids commercial use, else ""."""
+        return f"Licence of the model '{self.id}': {self.licence}." if self.non_commercial else ""
+
+    @property
     def facts(self) -> list[str]:
-        """Disease, training cohorts and the scores of the population, a line each, for a panel."""
+        """Disease, training cohorts, the scores of the population and the licence, a line each, for a panel."""
         trained = [c for c in self.info["cohorts"] if "test" not in c["use"]]
         lines = [f"Disease: {self.info['card']['disease']}"]
         lines += [f"Trained on: {c['name']}, {c['patients']} patients, {c['events']} deaths" for c in trained]
-        return lines + score_lines(self.population.metrics or self.info["metrics"])
+        scores = score_lines(self.population.metrics or self.info["metrics"])
+        return [*lines, *scores, f"Licence: {self.licence}"]
 
     @property
     def card_text(self) -> str:

@@ -27,6 +27,9 @@ def problem_of(info: dict) -> Optional[str]:
     str or None
         The first problem, to be put after "in its bundle.json"; None where there is none.
     """
+    card = info.get("card")
+    if isinstance(card, dict) and not _optional(_switch)(card.get("non_commercial")):
+        return "the field 'card.non_commercial' is not true or false"
     own = SCHEMA_1 if info["format_version"] == 1 else SCHEMA_2
     for path, (check, what) in {**SCHEMA, **own}.items():
         value = info
@@ -122,6 +125,10 @@ def _number(low=-math.inf, high=math.inf, whole=False):
 
 def _text(value) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _switch(value) -> bool:
+    return isinstance(value, bool)
 
 
 def _optional(check):

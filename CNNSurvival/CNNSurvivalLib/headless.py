@@ -3,8 +3,8 @@
     Slicer --no-main-window --no-splash --python-script CNNSurvivalLib/headless.py --manifest cases.csv --output DIR
 
 Gives the same files (predictions.csv, failures.csv) and exit codes: 0 done, 1 the input cannot be used, 2 the command
-must be changed, 3 some cases failed. Needs nothing but what Slicer ships; DICOM SEG needs highdicom besides. The module
-need not be on Slicer's module path: this file finds its library by its own place.
+must be changed, 3 some cases failed. Needs nothing but what Slicer ships; before Slicer 5.12 DICOM SEG needs
+highdicom besides. The module need not be on Slicer's module path: this file finds its library by its own place.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ def _run(options) -> int:
 
     bundle = load_model(options.model).for_population(options.population)
     bundle.population.read(dict(options.covariate))  # what is wrong with a value is wrong with every case
+    if bundle.licence_notice:
+        print(bundle.licence_notice, file=sys.stderr, flush=True)
     engine = create_engine("numpy", bundle)
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
-    changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices, "force": options.force,
-               "covariates": dict(options.covariate)}  # fmt: skip
+    changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices, "lesions": options.lesions,
+               "force": options.force, "covariates": dict(options.covariate)}  # fmt: skip
 
     def log(outcome) -> None:
         print(f"{outcome.case.patient_id}: {outcome.reason or 'predicted'}", flush=True)
@@ -57,6 +59,8 @@ def _run(options) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from CNNSurvivalLib.lesions import ALL, CHOICES
+
     parser = argparse.ArgumentParser(prog="headless.py", description="Predict survival for many patients in Slicer.")
     cases = parser.add_mutually_exclusive_group(required=True)
     cases.add_argument("--manifest", metavar="CSV", help="a table with the columns image and mask and, if needed, "
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
                         "model that ships as the default)")  # fmt: skip
     parser.add_argument("--min-roi", type=_whole_number, metavar="PX", help="as in cnn-survival predict")
     parser.add_argument("--max-slices", type=_whole_number, metavar="N", help="as in cnn-survival predict")
+    parser.add_argument("--lesions", choices=CHOICES, default=ALL, help="as in cnn-survival predict")
     parser.add_argument("--population", metavar="NAME", help="as in cnn-survival predict")
     parser.add_argument("--covariate", type=_named_value, action="append", default=[], metavar="NAME=VALUE",
                         help="as in cnn-survival predict")  # fmt: skip

@@ -19,8 +19,9 @@ from .bundle import Bundle
 from .engines import check_population, create_engine
 from .errors import CNNSurvivalError
 from .hazards import MONTH_DAYS, median_survival, restricted_mean_survival, survival_at, survival_function
+from .lesions import ALL, Lesions, choose_lesions, warnings_of
 from .populations import Population, outside_ranges, patient_score, shifted
-from .slices import RankedSlices, check_is_ct, extract_slices
+from .slices import RankedSlices, check_is_ct, checked_inputs, extract_slices
 
 HORIZONS_MONTHS = (6, 12, 18, 24, 36)
 SPREAD_PERCENTILES = (10, 90)
@@ -79,7 +80,7 @@ class Prediction:
     warnings : tuple of str
         Sentences for the user, all of them, those of ``outside`` first.
     input_warnings : tuple of str
-        Those of the warnings that came with the input.
+        Those of the warnings that came with the input, and those on its lesions.
     provenance : dict
         Software, model, engine and parameters, as plain values for JSON.
     """
@@ -148,6 +149,7 @@ def predict(
     force: bool = False,
     min_roi_px: Optional[int] = None,
     max_slices: Optional[int] = None,
+    lesions: str = ALL,
     horizons_months=HORIZONS_MONTHS,
     input_warnings=(),
     progress: Optional[Progress] = None,
@@ -175,6 +177,9 @@ def predict(
         Slices with fewer tumour pixels are not used; the bundle's value where not given.
     max_slices : int, optional
         At most this many of the best slices are used; the bundle's value where not given.
+    lesions : {"all", "largest"}
+        What is taken where the mask holds several lesions (``lesions``); a warning then says which. A connected mask is
+        one lesion.
     horizons_months : sequence of float
         When S is wanted.
     input_warnings : sequence of str
@@ -192,7 +197,7 @@ def predict(
         As ``slices.extract_slices``, for an image that is no CT, for min_roi_px or max_slices below 1, and for an
         engine of another population.
     UsageError
-        For an impossible covariate.
+        For an impossible covariate, and for another choice of lesions.
     """
     report = progress or (lambda step, fraction: None)
     preprocessing = bundle.preprocessing
@@ -205,17 +210,19 @@ def predict(
     engine = engine or create_engine("numpy", bundle)
     check_population(engine, bundle)
     report("Cutting slices", 0.0)
+    hu, mask, ijk_to_ras = checked_inputs(hu, mask, ijk_to_ras)
+    mask, found = choose_lesions(mask, ijk_to_ras, lesions)
     slices = extract_slices(hu, mask, ijk_to_ras, preprocessing).best(count)
     report("Running the network", 0.2)
     hazards = engine.hazards(slices.images, lambda fraction: report("Running the network", 0.2 + 0.75 * fraction))
     report("Drawing the curve", 0.95)
-    provenance = _provenance(bundle, engine, preprocessing, count)
+    provenance = _provenance(bundle, engine, preprocessing, count, lesions, found)
     return aggregate(
         bundle=bundle,
         slices=slices,
         hazards=hazards,
         provenance=provenance,
-        input_warnings=tuple(input_warnings),
+        input_warnings=(*input_warnings, *warnings_of(found, lesions)),
         horizons_months=horizons_months,
         covariates=known,
     )
@@ -394,7 +401,7 @@ def _unlike_training(bundle: Bundle, slices: RankedSlices):
         )
 
 
-def _provenance(bundle: Bundle, engine, preprocessing, max_slices: int) -> dict:
+def _provenance(bundle: Bundle, engine, preprocessing, max_slices: int, lesions: str, found: Lesions) -> dict:
     packages = {"numpy": np.__version__, "scipy": scipy.__version__}
     if engine.name == "torch":
         packages["torch"] = str(sys.modules["torch"].__version__)
@@ -407,7 +414,13 @@ def _provenance(bundle: Bundle, engine, preprocessing, max_slices: int) -> dict:
         "engine": engine.description,
         "python": platform.python_version(),
         "packages": packages,
-        "parameters": {**asdict(preprocessing), "max_slices": max_slices, "aggregation": "mean_survival"},
+        "parameters": {
+            **asdict(preprocessing),
+            "max_slices": max_slices,
+            "lesions": lesions,
+            "aggregation": "mean_survival",
+        },
+        "lesions": {"volumes_cc": [round(volume, 3) for volume in found.volumes_cc], "specks": found.specks},
     }
 
 

@@ -202,11 +202,10 @@ def extract_slices(
         For arrays that are not 3D or differ in shape, an empty mask, a matrix that is no geometry, NaN or infinite
         voxels at the tumour, and where no slice has ``min_roi_px`` ROI pixels.
     """
-    hu, mask = np.asarray(hu), np.asarray(mask)
-    _check_arrays(hu, mask)
-    axes = _Axes.of(np.asarray(ijk_to_ras, dtype=np.float64))
+    hu, mask, ijk_to_ras = checked_inputs(hu, mask, ijk_to_ras)
+    axes = _Axes.of(ijk_to_ras)
     hu_view, mask_view = axes.view(hu), axes.view(mask)
-    tight = _bounding_box(mask)
+    tight = bounding_box(mask)
     box = axes.view_box(tight, mask.shape)
     planes = _stepped_planes(box, axes.slice_spacing, preprocessing.slice_step_mm)
     scale = _scale(axes.pixel_spacing, preprocessing.pixel_size_mm)
@@ -220,6 +219,29 @@ def extract_slices(
     volume_cc = np.count_nonzero(mask[tight]) * abs(np.linalg.det(axes.ijk_to_ras[:3, :3])) / 1000
     ranked = _ranked(usable, axes, hu.shape, scale, warnings, roi_slices=len(cuts))
     return replace(ranked, volume_cc=float(volume_cc))
+
+
+def checked_inputs(hu: ArrayLike, mask: ArrayLike, ijk_to_ras: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three as arrays, once they have been found to fit one another. The voxels themselves are not looked at.
+
+    Parameters
+    ----------
+    hu, mask : array-like [k, j, i]
+    ijk_to_ras : array-like [4, 4]
+
+    Returns
+    -------
+    hu, mask, ijk_to_ras : numpy.ndarray
+
+    Raises
+    ------
+    CNNSurvivalError
+        For arrays that are not 3D or differ in shape, and a matrix that is no geometry.
+    """
+    hu, mask, ijk_to_ras = np.asarray(hu), np.asarray(mask), np.asarray(ijk_to_ras, dtype=np.float64)
+    _check_arrays(hu, mask)
+    _Axes.of(ijk_to_ras)
+    return hu, mask, ijk_to_ras
 
 
 def percentile_rank_score(area: np.ndarray, intensity: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -314,7 +336,7 @@ class _Axes(NamedTuple):
         return ijk @ self.ijk_to_ras[:3, :3].T + self.ijk_to_ras[:3, 3]
 
 
-def _bounding_box(mask: np.ndarray) -> Box:
+def bounding_box(mask: np.ndarray) -> Box:
     """The smallest box that holds every non-zero voxel of a 3D array."""
     # One pass as the array lies in memory, by its slowest axis: other ways take up to ten times as long.
     slowest = max(range(3), key=lambda axis: abs(mask.strides[axis]))

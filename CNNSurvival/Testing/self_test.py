@@ -131,7 +131,8 @@ class SelfTest:
         """What is in the scene; the panel's own nodes are not the subject."""
         import slicer
 
-        own = ("vtkMRMLScriptedModuleNode", "vtkMRMLSubjectHierarchyNode", "vtkMRMLSelectionNode", "vtkMRMLLayoutNode")
+        own = ("vtkMRMLScriptedModuleNode", "vtkMRMLSubjectHierarchyNode", "vtkMRMLSelectionNode", "vtkMRMLLayoutNode",
+               "vtkMRMLSegmentEditorNode")  # fmt: skip
         collection = slicer.mrmlScene.GetNodes()
         nodes = [collection.GetItemAsObject(n) for n in range(collection.GetNumberOfItems())]
         return {(node.GetID(), node.GetName()) for node in nodes if node.GetClassName() not in own}
@@ -232,6 +233,96 @@ class SelfTest:
         widget.ui.segmentSelector.setCurrentSegmentID("GTVp")
         self.assertFalse(widget.ui.resultCollapsibleButton.isHidden())
 
+    def observers(self, node):
+        """How many observers the node has; VTK counts their tags upwards."""
+        last = node.AddObserver("ModifiedEvent", lambda caller, event: None)
+        node.RemoveObserver(last)
+        return sum(node.GetCommand(tag) is not None for tag in range(1, last))
+
+    def modifications(self, widget):
+        """How often the parameter node is modified when the user changes one value in the panel."""
+        import vtk
+
+        node, count = widget._parameterNode.parameterNode, []
+        tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: count.append(event))
+        widget.ui.maximumSlicesSpinBox.value -= 1
+        node.RemoveObserver(tag)
+        return len(count)
+
+    def test_panelIsConnectedOnce(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.enter()
+        node = widget._parameterNode.parameterNode
+        observers, modifications = self.observers(node), self.modifications(widget)
+        self.assertGreater(observers, 1)
+        self.assertGreater(modifications, 0)
+        for _time in range(20):
+            widget.exit()
+            widget.enter()
+        self.assertEqual(self.observers(node), observers, "after exit and enter")
+        self.assertEqual(self.modifications(widget), modifications, "after exit and enter")
+        for _time in range(5):
+            slicer.mrmlScene.Clear()
+            self.makeCase()
+            widget.enter()
+        self.assertIs(widget._parameterNode.parameterNode, node, "Slicer keeps the node when a scene is closed")
+        self.assertEqual(self.observers(node), observers, "after closing the scene")
+        self.assertEqual(self.modifications(widget), modifications, "after closing the scene")
+        widget.setParameterNode(None)
+        self.assertLess(self.observers(node), observers)
+        widget.ui.maximumSlicesSpinBox.value = 7
+        self.assertNotEqual(widget.logic.getParameterNode().maximumSlices, 7, "not connected")
+        widget.enter()
+        self.assertEqual(self.observers(node), observers)
+        self.assertNotEqual(widget.ui.maximumSlicesSpinBox.value, 7)
+
+    def test_panelFollowsAnotherWrapperOfTheNode(self):
+        import CNNSurvival
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.enter()
+        second, contours = self.makeCase()
+        CNNSurvival.CNNSurvivalParameterNode(widget._parameterNode.parameterNode).volume = second
+        self.assertEqual(widget.ui.volumeSelector.currentNode().GetID(), second.GetID())
+        self.assertEqual(widget._parameterNode.volume.GetID(), second.GetID())
+        self.assertEqual(widget._parameterNode.segmentation.GetID(), contours.GetID(), "the tumour on that CT")
+
+    def test_panelAsksOnceForTheLicence(self):
+        import qt
+        import slicer
+
+        from CNNSurvivalLib.widgets import licence
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.enter()
+        asked, answers = [], [False, True]
+
+        def answer(text, *arguments, **more):
+            asked.append(text)
+            return answers[len(asked) - 1]
+
+        settings, before = qt.QSettings(), licence.acknowledgedLicences()
+        saved = licence.mayAsk, slicer.util.confirmOkCancelDisplay
+        licence.mayAsk, slicer.util.confirmOkCancelDisplay = (lambda: True), answer
+        try:
+            settings.remove(licence.SETTING)
+            widget.ui.predictButton.click()
+            self.assertTrue(widget.ui.resultCollapsibleButton.isHidden(), "the user did not agree")
+            widget.ui.predictButton.click()
+            self.assertFalse(widget.ui.resultCollapsibleButton.isHidden())
+            widget.ui.predictButton.click()
+        finally:
+            licence.mayAsk, slicer.util.confirmOkCancelDisplay = saved
+            settings.setValue(licence.SETTING, before)
+        self.assertEqual(len(asked), 2)
+        self.assertIn("CC BY-NC", asked[0])
+        self.assertIn("CC BY-NC", widget.ui.modelInfoLabel.text)
+
     def test_panelCancels(self):
         widget = self.makeWidget()
         self.makeCase()
@@ -279,6 +370,105 @@ class SelfTest:
         finally:
             widget.parent.hide()
         self.assertEqual(widths, widths[:1] * len(widths))
+
+    def test_answerComesInOrderAndTheInputsMakeRoom(self):
+        import qt
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        ui = widget.ui
+        self.assertFalse(ui.inputsCollapsibleButton.collapsed)
+        self.assertFalse(widget.tabs.bar.isTabEnabled(3))
+        widget.parent.show()
+        try:
+            ui.predictButton.click()
+            slicer.app.processEvents()
+            self.assertTrue(ui.inputsCollapsibleButton.collapsed)
+            self.assertEqual(ui.inputsCollapsibleButton.text, "CT and tumour: CT, GTVp")
+            parts = (ui.predictButton, ui.sentenceFrame, ui.curveFrame, ui.summaryTable, widget.tabs.bar, ui.slicesTab)
+            tops = [part.mapTo(widget.parent, qt.QPoint(0, 0)).y() for part in parts]
+            self.assertEqual(tops, sorted(tops))
+            for table in (ui.summaryTable, ui.slicesTable):
+                rows = sum(table.rowHeight(row) for row in range(table.rowCount))
+                self.assertGreaterEqual(table.viewport().height, rows)
+            picture = ui.curveFrame.grab().toImage()
+            size = (picture.width(), picture.height())
+            colors = {picture.pixel(x, y) for x in range(0, size[0], 3) for y in range(0, size[1], 3)}
+            self.assertGreater(len(colors), 10, "a curve is drawn")
+            for index in range(widget.tabs.bar.count):
+                self.assertTrue(widget.tabs.bar.isTabEnabled(index))
+                widget.tabs.bar.currentIndex = index
+                shown = [page.isVisible() for page in (ui.slicesTab, ui.explainTab, ui.compareTab, ui.exportTab,
+                                                       ui.batchTab, ui.modelTab)]  # fmt: skip
+                self.assertEqual(shown, [page == index for page in range(6)])
+        finally:
+            widget.tabs.bar.currentIndex = 0
+            widget.parent.hide()
+        ui.segmentSelector.setCurrentSegmentID("Lung")
+        self.assertFalse(ui.inputsCollapsibleButton.collapsed, "there is something to choose again")
+        self.assertFalse(widget.tabs.bar.isTabEnabled(3))
+
+    def test_tableOfTheAnswer(self):
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        table, p = widget.ui.summaryTable, widget._prediction()
+        self.assertEqual(table.rowCount, len(p.horizons_months))
+        for row, (months, survival) in enumerate(zip(p.horizons_months, p.horizon_survival)):
+            self.assertEqual(table.item(row, 0).text(), f"{months} months")
+            self.assertEqual(table.item(row, 1).text(), f"{survival:.0%}")
+        self.assertIn("Median survival", widget.ui.factsLabel.text)
+        self.assertIn(" cc, largest slice", widget.ui.factsLabel.text)
+        self.assertEqual(widget.result.curve.accessibleDescription, widget.ui.sentenceLabel.text)
+
+    def test_layoutChangesOnlyOnTheClickAndComesBack(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        if layout is None:  # without a window
+            layout = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+            for kind in (layout.SlicerLayoutConventionalView, layout.SlicerLayoutConventionalPlotView):
+                layout.AddLayoutDescription(kind, "<layout/>")
+        before = layout.GetViewArrangement()
+        layout.SetViewArrangement(layout.SlicerLayoutConventionalView)
+        text = widget.ui.showChartButton.text
+        widget.ui.predictButton.click()
+        self.assertEqual(layout.GetViewArrangement(), layout.SlicerLayoutConventionalView)
+        widget.ui.showChartButton.click()
+        self.assertEqual(layout.GetViewArrangement(), layout.SlicerLayoutConventionalPlotView)
+        self.assertNotEqual(widget.ui.showChartButton.text, text)
+        widget.ui.showChartButton.click()
+        self.assertEqual(layout.GetViewArrangement(), layout.SlicerLayoutConventionalView)
+        self.assertEqual(widget.ui.showChartButton.text, text)
+        layout.SetViewArrangement(before)
+
+    def test_risksAreBarsWithTheirNumbers(self):
+        import slicer
+
+        widget = self.makeWidget()
+        self.makeCase()
+        widget.initializeParameterNode()
+        widget.parent.show()
+        try:
+            widget.ui.predictButton.click()
+            slicer.app.processEvents()
+            table, p = widget.ui.slicesTable, widget._prediction()
+            last = table.columnCount - 1
+            for row, risk in enumerate(p.slice_risk):
+                self.assertEqual(table.item(row, last).text(), f"{risk:.0%}")
+                brush = table.item(row, last).background()
+                (start, _), (end, _), (after, rest) = brush.gradient().stops()
+                self.assertEqual((start, rest.alpha()), (0, 0))
+                self.assertAlmostEqual(end, risk, delta=0.01)
+                self.assertEqual(brush.gradient().finalStop().x(), table.columnWidth(last))
+        finally:
+            widget.parent.hide()
 
     def test_panelShowsErrors(self):
         widget = self.makeWidget()
@@ -547,7 +737,10 @@ class SelfTest:
             widget.initializeParameterNode()
             self.assertTrue(widget.ui.resultCollapsibleButton.isHidden())
             slicer.util.loadScene(path)
-        widget.initializeParameterNode()
+        self.assertTrue(widget.ui.inputsCollapsibleButton.collapsed, "the answer has room, as when the scene was saved")
+        self.assertEqual(widget.ui.volumeSelector.currentNode().GetName(), "CT")
+        widget.enter()
+        self.assertEqual(widget.ui.volumeSelector.currentNode().GetName(), "CT")
         self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "GTVp")
         self.assertEqual(widget.ui.maximumSlicesSpinBox.value, 3)
         self.assertEqual(widget.ui.sentenceLabel.text, sentence)
@@ -607,6 +800,9 @@ class SelfTest:
                 older = self.curve(widget)
                 self.assertTrue(all(a < b for a, b in zip(older[1:], image[1:])))
                 self.assertIn("age 80 years", widget.ui.sentenceLabel.text)
+                table, risks = widget.ui.slicesTable, widget._prediction().slice_risk
+                self.assertEqual([table.item(row, table.columnCount - 1).text() for row in range(table.rowCount)],
+                                 [f"{risk:.0%}" for risk in risks])  # fmt: skip
                 widget.patient._edits["n_stage"].setCurrentIndex(3)
                 self.assertIn("N stage N2", widget.ui.sentenceLabel.text)
                 widget.patient._edits["n_stage"].setCurrentIndex(0)
@@ -662,12 +858,16 @@ class SelfTest:
             with self.withPopulations(widget, folder):
                 widget.ui.predictButton.click()
                 self.assertTrue(widget.ui.outsideIconLabel.isHidden())
-                self.assertEqual(widget.ui.sentenceLabel.styleSheet, "")
+                self.assertEqual(widget.ui.sentenceFrame.styleSheet, "")
+                self.assertTrue(widget.ui.warningsFrame.isHidden())
                 chart, curve = widget._result().chart, widget._result().survival_series
                 self.assertEqual(chart.GetNumberOfPlotSeriesNodes(), 6)
                 self.enterAge(widget, "95")
                 self.assertFalse(widget.ui.outsideIconLabel.isHidden())
-                self.assertIn("border", widget.ui.sentenceLabel.styleSheet)
+                self.assertIn("border", widget.ui.sentenceFrame.styleSheet)
+                self.assertFalse(widget.ui.warningsFrame.isHidden())
+                self.assertFalse(widget.ui.warningsIconLabel.pixmap.isNull())
+                self.assertIn("95 years", widget.ui.warningsLabel.text)
                 self.assertIn("OUTSIDE", widget.ui.sentenceLabel.text)
                 self.assertIn("outside what the model learned from", chart.GetTitle())
                 self.assertEqual(curve.GetLineStyle(), curve.GetLineStyleFromString("dash"))
@@ -723,3 +923,247 @@ class SelfTest:
         second, _organs = self.makeCase()
         widget._parameterNode.volume = second
         self.assertFalse(widget.ui.forceCheckBox.checked, "it was meant for the other image")
+
+    # --- Draw the tumour
+
+    def openTumour(self, widget):
+        """The panel as it is shown, with the box Tumour open; a context: left and closed afterwards."""
+        import contextlib
+
+        @contextlib.contextmanager
+        def context():
+            widget.enter()
+            try:
+                widget.tumour.widget.collapsed = False
+                yield widget.tumour
+            finally:
+                widget.exit()
+                widget.tumour.widget.collapsed = True
+                widget.initializeParameterNode()
+
+        return context()
+
+    def makeCt(self):
+        """The CT of makeCase, without its segmentation."""
+        import slicer
+
+        volume, segmentation = self.makeCase()
+        slicer.mrmlScene.RemoveNode(segmentation)
+        return volume
+
+    def effect(self):
+        """An effect that listens to the views; Paint crashes Slicer 5.8 where there are none (--no-main-window)."""
+        import slicer
+
+        return "Paint" if slicer.app.layoutManager() else "Islands"
+
+    def threshold(self, editor, low, high):
+        """Draw what lies between the two HU, as a user does with the effect Threshold."""
+        editor.setActiveEffectByName("Threshold")
+        effect = editor.activeEffect()
+        effect.setParameter("MinimumThreshold", str(low))
+        effect.setParameter("MaximumThreshold", str(high))
+        effect.self().onApply()
+
+    def drawn(self, widget):
+        """The volume of what is drawn, in voxels."""
+        import slicer
+
+        p = widget._parameterNode
+        return int((slicer.util.arrayFromSegmentBinaryLabelmap(p.segmentation, p.segmentId, p.volume) > 0).sum())
+
+    def test_newTumourIsDrawnAndPredicted(self):
+        import slicer
+
+        widget = self.makeWidget()
+        with self.openTumour(widget) as tumour:
+            self.assertFalse(tumour.box.newTumourButton.enabled)
+            volume = self.makeCt()
+            widget.initializeParameterNode()
+            self.assertIn("No segmentation is chosen", tumour.box.tumourLabel.text)
+            self.assertFalse(widget.ui.predictButton.enabled)
+            tumour.box.newTumourButton.click()
+            tumour.box.newTumourButton.click()  # nothing is drawn yet, so no other is made
+            self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+            segmentation = widget._parameterNode.segmentation
+            self.assertEqual(widget.ui.segmentSelector.currentNodeID(), segmentation.GetID())
+            self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "Tumour")
+            self.assertEqual(tumour.box.tumourLabel.text, "")
+            self.assertEqual(tumour.editor.segmentationNodeID(), segmentation.GetID())
+            self.assertEqual(tumour.editor.sourceVolumeNodeID(), volume.GetID())
+            self.assertEqual(tumour.editor.currentSegmentID(), "Tumour")
+            self.assertTrue(widget.ui.predictButton.enabled)
+
+            self.threshold(tumour.editor, -100, 200)
+            drawn = self.drawn(widget)
+            self.assertGreater(drawn, 5000)
+            widget.ui.predictButton.click()
+            self.assertIn("18 months", widget.ui.sentenceLabel.text)
+            self.assertTrue(widget.ui.staleLabel.isHidden())
+            curve, volume_cc = self.curve(widget), widget._prediction().volume_cc
+            self.assertAlmostEqual(volume_cc, drawn * 3 / 1000, places=3)
+
+            self.threshold(tumour.editor, 40, 200)  # less of it
+            self.assertLess(self.drawn(widget), drawn)
+            self.assertFalse(widget.ui.staleLabel.isHidden(), "stale as soon as it is drawn")
+            self.assertEqual(self.curve(widget), curve)
+            widget.ui.predictButton.click()
+            self.assertTrue(widget.ui.staleLabel.isHidden())
+            self.assertLess(widget._prediction().volume_cc, volume_cc)
+            self.assertNotEqual(self.curve(widget), curve)
+
+            tumour.editor.undo()
+            self.assertEqual(self.drawn(widget), drawn)
+            self.assertFalse(widget.ui.staleLabel.isHidden(), "stale as soon as it is undone")
+            widget.ui.predictButton.click()
+            self.assertEqual(self.curve(widget), curve)
+            tumour.editor.redo()
+            self.assertLess(self.drawn(widget), drawn)
+
+    def test_terminologyIsOfSlicersList(self):
+        import slicer
+
+        from CNNSurvivalLib.mrml.tumour import NEOPLASM_PRIMARY
+
+        entry = slicer.vtkSlicerTerminologyEntry()
+        self.assertTrue(slicer.modules.terminologies.logic().DeserializeTerminologyEntry(NEOPLASM_PRIMARY, entry))
+        self.assertEqual(entry.GetTypeObject().GetCodeMeaning(), "Neoplasm, Primary")
+
+    def test_editorFollowsTheInputsAndLetsGo(self):
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        widget.initializeParameterNode()
+        tumour = widget.tumour
+        with self.openTumour(widget):
+            editor = tumour.editor
+            self.assertEqual(editor.currentSegmentID(), "GTVp")
+            widget.ui.segmentSelector.setCurrentSegmentID("Lung")
+            self.assertEqual(editor.currentSegmentID(), "Lung")
+            second, organs = self.makeCase()
+            widget._parameterNode.volume = second
+            self.assertEqual(editor.segmentationNodeID(), organs.GetID())
+            self.assertEqual(editor.sourceVolumeNodeID(), second.GetID())
+            self.assertEqual(editor.currentSegmentID(), "GTVp")
+            editor.setActiveEffectByName(self.effect())
+            self.assertEqual(editor.activeEffect().name, self.effect())
+            widget.exit()
+            self.assertIsNone(editor.activeEffect(), "leaving puts the effect off")
+            widget.enter()
+            self.assertIs(tumour.editor, editor, "made once")
+            editor.setActiveEffectByName(self.effect())
+            tumour.widget.collapsed = True
+            self.assertIsNone(editor.activeEffect(), "so does closing the box")
+            tumour.widget.collapsed = False
+            editor.setActiveEffectByName(self.effect())
+            slicer.mrmlScene.Clear()
+            self.assertIsNone(editor.segmentationNode())
+            self.assertIsNone(editor.sourceVolumeNode())
+            widget.enter()
+            volume, segmentation = self.makeCase()
+            widget.initializeParameterNode()
+            self.assertEqual(editor.segmentationNodeID(), segmentation.GetID())
+            self.assertEqual(editor.currentSegmentID(), "GTVp")
+
+    def test_comingAndGoingLeavesNoObservers(self):
+        import slicer
+
+        widget = self.makeWidget()
+        _volume, segmentation = self.makeCase()
+        widget.initializeParameterNode()
+        tumour, told = widget.tumour, []
+        onDrawn, tumour._onDrawn = tumour._onDrawn, lambda: told.append(1)
+
+        def heard():
+            """How often the box is told of one change, and how many observers the view of the red slice has."""
+            told.clear()
+            segmentation.GetSegmentation().GetSegment("GTVp").GetRepresentation("Binary labelmap").Modified()
+            manager = slicer.app.layoutManager()
+            view = str(manager.sliceWidget("Red").sliceView().interactor()) if manager else ""
+            return len(told), view.count("Command:")
+
+        try:
+            with self.openTumour(widget):
+                atRest = heard()
+                self.assertEqual(atRest[0], 1)
+                tumour.editor.setActiveEffectByName(self.effect())
+                atWork = heard()
+                if slicer.app.layoutManager():
+                    self.assertGreater(atWork[1], atRest[1])
+                for _ in range(20):
+                    widget.exit()
+                    times, observers = heard()
+                    self.assertLessEqual(times, 1)
+                    self.assertEqual(observers, atRest[1])
+                    widget.enter()
+                    tumour.editor.setActiveEffectByName(self.effect())
+                self.assertEqual(heard(), atWork)
+        finally:
+            tumour._onDrawn = onDrawn
+
+    def test_severalLesionsInOneSegment(self):
+        import numpy as np
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        k, j, i = np.indices((24, 100, 110))
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "GTVp", volume)
+        mask |= (3 * (k - 12)) ** 2 + (j - 50) ** 2 + (i - 95) ** 2 < 10**2
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, "GTVp", volume)
+        widget.initializeParameterNode()
+        combo = widget.tumour.box.lesionsComboBox
+        self.assertEqual(combo.currentIndex, 0)
+        widget.ui.predictButton.click()
+        self.assertIn("2 separate lesions", widget.ui.warningsLabel.text)
+        self.assertIn("all were taken", widget.ui.warningsLabel.text)
+        both = self.curve(widget)
+        combo.setCurrentIndex(1)
+        self.assertEqual(widget._parameterNode.lesions, "largest")
+        self.assertIn("another choice of lesions", widget.ui.staleLabel.text)
+        widget.ui.predictButton.click()
+        self.assertTrue(widget.ui.staleLabel.isHidden())
+        self.assertIn("only the largest was taken", widget.ui.warningsLabel.text)
+        self.assertNotEqual(self.curve(widget), both)
+        combo.setCurrentIndex(0)
+        self.assertFalse(widget.ui.staleLabel.isHidden())
+
+    def test_rightClickInTheDataModule(self):
+        import slicer
+        import vtk
+
+        widget = slicer.modules.cnnsurvival.widgetRepresentation().self()  # the panel that the action opens
+        _first, organs = self.makeCase()
+        second, contours = self.makeCase()
+        label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Label")
+        widget.initializeParameterNode()
+        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+        handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
+        plugin = slicer.CNNSurvivalSubjectHierarchyPlugin
+        segments = vtk.vtkIdList()
+        hierarchy.GetItemChildren(hierarchy.GetItemByDataNode(contours), segments)
+
+        def shown(item):
+            plugin.showContextMenuActionsForItem(item)
+            return plugin.predictAction.visible
+
+        self.assertIn(plugin.predictAction, plugin.itemContextMenuActions())
+        self.assertFalse(shown(hierarchy.GetItemByDataNode(label)))
+        self.assertFalse(shown(hierarchy.GetSceneItemID()))
+        items = {
+            hierarchy.GetItemByDataNode(organs): (organs, "GTVp"),
+            hierarchy.GetItemByDataNode(second): (contours, "GTVp"),
+            segments.GetId(0): (contours, "Lung"),
+            hierarchy.GetItemByDataNode(contours): (contours, "GTVp"),
+        }
+        for item, (segmentation, segmentId) in items.items():
+            self.assertTrue(shown(item))
+            handler.setCurrentItem(item)
+            plugin.predictAction.trigger()
+            widget.initializeParameterNode()
+            self.assertEqual(widget._parameterNode.segmentation.GetID(), segmentation.GetID())
+            self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), segmentId)
+            self.assertEqual(widget._parameterNode.volume, _first if segmentation is organs else second)
+        hierarchy.SetItemAttribute(hierarchy.GetItemByDataNode(second), "DICOM.Modality", "MR")
+        self.assertFalse(shown(hierarchy.GetItemByDataNode(second)))

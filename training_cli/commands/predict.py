@@ -7,6 +7,7 @@ from pathlib import Path
 
 from CNNSurvivalLib.engines import ENGINES
 from CNNSurvivalLib.io.segments import is_pattern
+from CNNSurvivalLib.lesions import ALL, CHOICES
 
 from ..options import DONE, SOME_FAILED, STOPPED, add_command, months, named_value, print_table, whole_number
 
@@ -60,6 +61,9 @@ def add_predict(commands) -> None:
                        "pixels at the model's pixel size (default: the model's, usually 250)")  # fmt: skip
     model.add_argument("--max-slices", type=whole_number, metavar="N", help="use at most N slices, the best "
                        "ranked (default: the model's, usually 20)")  # fmt: skip
+    command.add_argument("--lesions", choices=CHOICES, default=ALL, help="what is taken where the mask holds several "
+                         "separate lesions: all as one tumour (default), or the largest alone; a warning says how many "
+                         "there are")  # fmt: skip
     command.add_argument("--horizons", type=months, default=None, metavar="MONTHS,MONTHS", help="when survival is "
                          "wanted, in months (default: 6,12,18,24,36)")  # fmt: skip
     command.add_argument("--report", action="store_true", help="also write report.pdf, the result on one page (for "
@@ -103,9 +107,12 @@ def _run_predict(options) -> int:
     settings = predict.Settings(
         find_model(options.model), options.engine, options.min_roi, options.max_slices, options.population,
         covariates(options), options.force, options.horizons or predict.HORIZONS_MONTHS, options.report,
+        options.lesions,
         options.dicom,
     )  # fmt: skip
     bundle = load_bundle(settings.model).for_population(settings.population)
+    if bundle.licence_notice:
+        print(bundle.licence_notice, file=sys.stderr)
     if options.manifest is not None:
         return _run_cases(options, settings, bundle, read_manifest(options.manifest))
     if _several(options):

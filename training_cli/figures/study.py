@@ -180,11 +180,12 @@ def calibration_plot(
     horizon_days : float
     path : path-like
     curve : DataFrame, optional
-        Of ``metrics.calibration_curve``: the smooth curve and its band.
+        Of ``metrics.calibration_curve``: the smooth curve and its band, whose upper end may leave the axes.
     risk : array_like, shape (n,), optional
         The predicted risks, drawn as a histogram below.
     """
     table = table[table["observed"].notna()]
+    top = _highest_shown(table, risk)
     figure = _blank_figure(5.4, 5.9 if risk is None else 6.6)
     figure.set_layout_engine("constrained")
     if risk is None:
@@ -192,18 +193,18 @@ def calibration_plot(
     else:
         axes, lowest = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
         _style(lowest)
-        lowest.hist(np.asarray(risk, float), bins=np.linspace(0, 1, 41), color=BAND, edgecolor="white", lw=0.4)
+        lowest.hist(np.asarray(risk, float), bins=np.linspace(0, top, 41), color=BAND, edgecolor="white", lw=0.4)
         lowest.set_ylabel("Patients")
         lowest.yaxis.get_major_locator().set_params(integer=True, nbins=3)
     _style(axes)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (4, 3)), label="predicted = observed")
     if curve is not None and curve["observed"].notna().any():
         _band(axes, curve["predicted"], curve, "observed", "smooth curve (Cox, cubic splines), 95 % interval")
-    _calibration_groups(axes, table)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    _calibration_groups(axes, table, top)
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, top)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(*_percent_ticks())
+        axis.set_ticks(*_percent_ticks(top))
     lowest.set_xlabel(f"Predicted risk of death by {months_text(horizon_days)}")
     axes.set_ylabel("Observed risk")
     _legend_above(figure, axes)
@@ -339,7 +340,7 @@ def _band(axes, x, table: pd.DataFrame, column: str, label: str) -> None:
     axes.plot(x, table[column], color=ACCENT, lw=2, zorder=3, label=label)
 
 
-def _calibration_groups(axes, table: pd.DataFrame) -> None:
+def _calibration_groups(axes, table: pd.DataFrame, top: float) -> None:
     """Groups of patients with their intervals and, beside each, how many patients."""
     predicted, observed = (table[name].to_numpy(float) for name in ("mean_predicted", "observed"))
     below, above = observed - table["ci_low"].to_numpy(float), table["ci_high"].to_numpy(float) - observed
@@ -348,7 +349,7 @@ def _calibration_groups(axes, table: pd.DataFrame) -> None:
                   capsize=2.5, zorder=4, clip_on=False,
                   label="groups of patients (Kaplan-Meier), 95 % interval")  # fmt: skip
     for x, y, count in zip(predicted, observed, table["patients"]):
-        side, up = (-1 if x > 0.92 else 1), (1 if y < 0.06 else -1)
+        side, up = (-1 if x > 0.92 * top else 1), (1 if y < 0.06 * top else -1)
         axes.annotate(f"{count:.0f}", (x, y), xytext=(6 * side, 6 * up), textcoords="offset points", fontsize=8,
                       color=INK, ha="left" if side > 0 else "right", va="bottom" if up > 0 else "top")  # fmt: skip
 
@@ -357,8 +358,15 @@ def _colours(count: int) -> list[str]:
     return [COLOURS[number % len(COLOURS)] for number in range(count)]
 
 
-def _percent_ticks() -> tuple[np.ndarray, list[str]]:
-    values = np.linspace(0, 1, 6)
+def _highest_shown(table: pd.DataFrame, risk=None) -> float:
+    """Where both axes of a calibration plot end: 100 %, or less where all risks are low and would lie in a corner."""
+    shown = [table[name].to_numpy(float) for name in ("mean_predicted", "observed", "ci_high")]
+    highest = np.nanmax(np.concatenate([[0.0], *shown, [] if risk is None else np.asarray(risk, float)]))
+    return next(top for top in (0.1, 0.2, 0.5, 1.0) if highest <= top or top == 1.0)
+
+
+def _percent_ticks(top: float = 1.0) -> tuple[np.ndarray, list[str]]:
+    values = np.linspace(0, top, 6)
     return values, [f"{value:.0%}" for value in values]
 
 

@@ -10,7 +10,7 @@ from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.hazards import months_text
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
-from ..toml_file import OptionalText, OptionalTexts, Table, Text, checked, read_toml
+from ..toml_file import OptionalText, OptionalTexts, Switch, Table, Text, checked, read_toml
 from .checklists import checklists_markdown
 
 TEST = "test"
@@ -57,6 +57,7 @@ class Card(Table):
     time_origin: Text
     contours: Text
     licence: Text
+    non_commercial: Switch | None = Field(None, description="true or false")
     external_validation: OptionalText = None
     calibration: OptionalText = None
     reference_label: OptionalText = None
@@ -124,6 +125,7 @@ def card_info(
     return {
         "intended_use": RESEARCH_USE_ONLY,
         **{name: getattr(card, name) for name in texts},
+        **({} if card.non_commercial is None else {"non_commercial": card.non_commercial}),
         "external_validation": card.external_validation or validation,
         "calibration": " ".join(filter(None, calibrated)) or "Not assessed",
         "out_of_scope": OUT_OF_SCOPE if card.out_of_scope is None else card.out_of_scope,

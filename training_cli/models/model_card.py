@@ -153,10 +153,14 @@ def _stages(training: dict) -> list[dict]:
     return stages
 
 
+# Shown elsewhere in the card, or for programs only: a digest per patient says nothing to a reader.
+NO_SETTINGS = ("parent", "cohort", "kind", "departures", "patients_sha256")
+
+
 def _settings(stage: dict) -> list[tuple[str, object]]:
     rows = []
     for name, value in stage.items():
-        if name in ("parent", "cohort", "kind", "departures"):
+        if name in NO_SETTINGS:
             continue
         if name.endswith("per_epoch") or name == "losses":
             name, value = "mean loss, first and last epoch", f"{value[0]:.4f}, {value[-1]:.4f}" if value else "none"

@@ -8,7 +8,8 @@
     [pretrain]   label, where (column = value, chooses rows of the manifest)
     [finetuning] label, where, finetune_patients
     [[network]]  id, title, version, pretrain and finetune (settings of training that are not the paper's),
-                 crossvalidate (false, true, or settings that differ once more), pretrained_only (export that, too)
+                 crossvalidate (false, true, or settings that differ once more), pretrained_only (export that, too),
+                 pretrained_title
     [crossvalidation]  folds, finetune_folds, at_epochs
 
 A configuration with [[population]] tables is of a second kind: one network that serves several populations. title,
@@ -151,6 +152,11 @@ class Network(Table):
     )
     version: Text = "1.0"
     pretrained_only: Switch = False
+    pretrained_title: OptionalText = None
+
+    def title_of(self, name: str) -> str:
+        """The title of the network (name: its id), or of the one before fine-tuning."""
+        return self.title if name == self.id else self.pretrained_title or f"{self.title}, before fine-tuning"
 
 
 class CrossValidation(Table):

@@ -301,7 +301,7 @@ def _export_one(outcome: Outcome, name: str, network: Network, run, reference, m
     workspace = outcome.workspace
     scores = outcome.metrics[outcome.metrics["model"] == model]
     time, event, risks = _arrays(workspace, outcome.predictions[model])
-    title = network.title if model == network.id else f"{network.title}, before fine-tuning"
+    title = network.title_of(name)
     export_bundle(
         run, reference, scores.drop(columns="model").to_dict("records"), card, name, title, network.version,
         workspace.folder / "models" / name, test_store=test, training_stores=[workspace.pretrain_store],

@@ -237,7 +237,7 @@ def _title(outcome: Outcome, name: str) -> str:
     if name in TITLES:
         return TITLES[name]
     network = next(n for n in outcome.workspace.study.networks if name in (n.id, f"{n.id}-pretrained"))
-    return f"Model 3: {network.title}" + ("" if name == network.id else ", before fine-tuning")
+    return f"Model 3: {network.title_of(name)}"
 
 
 def _triple(outcome: Outcome, model: str, metric: str) -> tuple:

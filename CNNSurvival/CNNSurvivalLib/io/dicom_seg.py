@@ -61,7 +61,7 @@ def _is_background(item) -> bool:
 
 def _little_endian(dataset):
     """The dataset; one in big endian, which highdicom does not take, written anew in little endian."""
-    from pydicom import dcmread, dcmwrite
+    from pydicom import __version__, dcmread, dcmwrite
     from pydicom.uid import ExplicitVRLittleEndian
 
     if dataset.file_meta.TransferSyntaxUID != BIG_ENDIAN:
@@ -72,7 +72,11 @@ def _little_endian(dataset):
         dataset.PixelData = np.frombuffer(dataset.PixelData, ">u2").astype("<u2").tobytes()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     written = BytesIO()
-    dcmwrite(written, dataset, little_endian=True, implicit_vr=False, force_encoding=True)
+    if __version__.startswith("2."):
+        dataset.is_little_endian, dataset.is_implicit_VR = True, False
+        dcmwrite(written, dataset, write_like_original=False)
+    else:
+        dcmwrite(written, dataset, little_endian=True, implicit_vr=False, force_encoding=True)
     written.seek(0)
     return dcmread(written)
 

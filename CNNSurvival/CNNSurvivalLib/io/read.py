@@ -1,8 +1,8 @@
 """CT and mask from files: NRRD, NIfTI, MetaImage, DICOM series, DICOM SEG, RTSTRUCT.
 
 SimpleITK reads pixels (GDCM those of DICOM), pydicom DICOM headers, highdicom SEG frames. Slicer ships the first two,
-so a batch in Slicer reads the same files; only DICOM SEG and multi-frame CT need the third. This
-folder adds what they leave to the caller: the choice of series and segment, the check whether the two belong
+so a batch in Slicer reads the same files; only DICOM SEG and multi-frame CT need the third, which Slicer ships since
+5.12. This folder adds what they leave to the caller: the choice of series and segment, the check whether the two belong
 together, and one sentence for each thing that can be wrong. No message holds a name or number of the patient; of a
 series it gives the UID and the description.
 """

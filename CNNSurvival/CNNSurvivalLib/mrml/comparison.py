@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from .nodes import ATTRIBUTE, nodes_of, put_beside
-from .results import BLUE, GREY, MONTHS, ORANGE, SURVIVAL, Result, label_of, set_axes
+from .results import BLUE, GREY, MONTHS, SURVIVAL, Result, label_of, read_record, set_axes
 
 _COMPARISON = ATTRIBUTE + "comparison"
+GREEN = (0.10, 0.50, 0.25)  # orange stands for what lies outside of what the model learned from
 
 
 def write_comparison(scene, result: Result, other: Result):
     """The chart (vtkMRMLPlotChartNode) of both results' curves and of the cohort; made, or updated in place.
 
-    There is one for each pair of results; it is placed beside the first.
+    There is one for each pair of results; it is placed beside the first. A curve of a tumour outside of what its model
+    learned from is dashed, and the legend and the title say so.
     """
     chart = _comparison_node(scene, "vtkMRMLPlotChartNode", "chart", result, other)
     series = [
@@ -19,9 +21,10 @@ def write_comparison(scene, result: Result, other: Result):
     ]
     tables = (result.curve, other.curve, result.reference)
     names = (label_of(result), label_of(other), "Reference cohort")
-    colors = (BLUE, ORANGE, GREY)
-    for node, table, name, color in zip(series, tables, names, colors):
-        node.SetName(name)
+    outside = [*(read_record(each).get("inside_training_range") is False for each in (result, other)), False]
+    for node, table, name, color, mark in zip(series, tables, names, (BLUE, GREEN, GREY), outside):
+        node.SetName(f"{name} (outside)" if mark else name)
+        node.SetLineStyle(node.GetLineStyleFromString("dash" if mark else "solid"))
         node.SetAndObserveTableNodeID(table.GetID())
         node.SetXColumnName(MONTHS)
         node.SetYColumnName(SURVIVAL)
@@ -32,7 +35,8 @@ def write_comparison(scene, result: Result, other: Result):
         if not chart.HasPlotSeriesNodeID(node.GetID()):
             chart.AddAndObservePlotSeriesNodeID(node.GetID())
     chart.SetName(f"{names[0]} and {names[1]}: survival compared")
-    chart.SetTitle("Predicted survival compared")
+    marked = "Dashed: outside what the model learned from"  # a plot view cuts a longer title at both ends
+    chart.SetTitle(marked if any(outside) else "Predicted survival compared")
     set_axes(chart, max(table.GetTable().GetValue(table.GetNumberOfRows() - 1, 0).ToDouble() for table in tables[:2]))
     for node in (chart, *series):
         put_beside(scene, node, result.chart)

@@ -8,10 +8,21 @@ import json
 import numpy as np
 
 from ..errors import Cancelled
+from .inputs import grid_of
 from .nodes import ATTRIBUTE, nodes_of, put_beside
 from .results import Result, label_of, read_record
 
 _EXPLANATION = "explanation"  # the role of the map's node
+
+
+def explain(scene, volume_node, result: Result, prediction, engine=None, progress=None) -> tuple:
+    """(the map of a result in the scene, a sentence on it); engine None for the built-in one."""
+    from ..engines import create_engine
+    from ..explanation import occlusion_maps, on_ct_grid
+
+    maps = occlusion_maps(prediction, engine or create_engine("numpy", prediction.bundle), progress=progress)
+    values = on_ct_grid(maps, prediction, *grid_of(volume_node))
+    return write_explanation(scene, volume_node, values, result), maps.sentence
 
 
 def write_explanation(scene, volume_node, values, result: Result):

@@ -6,22 +6,32 @@ import re
 
 from .nodes import ATTRIBUTE, hierarchy_of, nodes_of, parent_item, segments_of
 
+_NODE = r"(n[d]?|ln|lns|nod|node|nodes|nodal|lymph\w*|lk) ?[lr]?\d*"  # GTVn, GTV-N1, GTV_LN, GTV nodal
+_GTV = r"\b[iz]?gtv"  # with iGTV (all phases of breathing) and zGTV (TG-263: not for the treatment itself)
+_OWN_GTV = r"(?<!\bn )(?<!nodal )(?<!node )" + _GTV  # nGTV, "Nodal GTV"
 # What segments of tumours are called, best first; the first that fits gives the score. Words are matched in
-# "<name> <terminology type>" after "_" and "-" became spaces and CamelCase was split, in lower case.
+# "<name> <terminology type>" after "_" and "-" became spaces and CamelCase was split, in lower case. Names of
+# RTSTRUCTs follow AAPM TG-263 (GTVp, GTVn), DAHANCA (GTV-T, GTV-N) or number them (GTV-1); TotalSegmentator, nnU-Net
+# and MONAI name segments as their labels are named (lung_nodules, liver_tumor, cancer, hepatic tumor).
 _TUMOUR_WORDS = (
-    r"\bgtv ?p(rim\w*)?\d*\b|\bprimary\b.*(tumou?r|neoplasm)|(tumou?r|neoplasm).*\bprimary\b",
-    r"\bgtv(?! ?n(od\w*)?\d*\b)",
-    r"tumou?r|neoplas|cancer|carcinom|malignan|\bpdac\b|\bnsclc\b",
+    _GTV + r" ?(p|t|pt|prim\w*|tumou?r)\d*\b|\bprimary\b.*(tumou?r|neoplasm)|(tumou?r|neoplasm).*\bprimary\b",
+    _OWN_GTV + r"( ?0*1)?\b(?! ?(" + _NODE + r"|met\w*|0*[02-9]|\d\d+)\b)",
+    _OWN_GTV + r"(?! ?\d* ?(" + _NODE + r"|met\w*)\b)",
+    r"(?<!secondary )(tumou?r|tumeur|neoplas|cancer|carcinom|karzinom|malignan|\bpdac\b|\bnsclc\b)(?!.*\bsecondary\b)",
     r"lesion",
-    r"\bmass\b|nodule|metasta",
-    r"\bgtv|\bitv",
+    r"\bmass\b|nodule",
+    r"metasta|\bsecondary\b.*neoplas|neoplas.*\bsecondary\b",
+    _GTV + r"|\bitv",
     r"\bctv",
 )
-# Names with such a word that are not the tumour: "Lungs-GTV" is the rest of the lungs, "peritumoral" a rim.
+# Names with such a word that are not the tumour: "Lungs-GTV" is the rest of the lungs, "peritumoral" a rim, "GTV+5mm"
+# and "PTV" have a margin, a bed is what an operation left.
+_ORGAN = r"\b(lungs?|heart|liver|pancreas|body|brain|kidneys?|esophagus|oesophagus|bowel|patient|external)"
 _NOT_TUMOUR = re.compile(
-    r"\b(lungs?|heart|liver|pancreas|body|brain|kidneys?)\b.{0,12}\b(minus|without|excluding|sub)\b"
-    r"|\b(lungs?|heart|liver|pancreas|body|brain|kidneys?)\W*( [lr]t?| left| right)?\W*-\W*([gicp]tv)"
-    r"|\b(non|no|peri)\W?tumou?r|\bring\b|\bmargin\b|\bptv"
+    _ORGAN + r"\b.{0,12}\b(minus|without|excluding|excl|sub|not)\b"
+    r"|" + _ORGAN + r"[^-]{0,12}-\W*[iz]? ?[gicp]tv"
+    r"|\b(non|no|not|peri)\W?tumou?r|\bring\b|\bmargin\b|\bptv|tumou?r (bed|cavity)|\bshell\b"
+    r"|[gci]tv\w* ?\+|\bprv\b|\bavoid"
 )
 
 
@@ -83,9 +93,26 @@ def guess_segment(segmentation_node) -> str:
     best = max(scores, key=scores.get, default="")
     if best and scores[best] > 0:
         return best
-    if len(segments) == 1 and re.fullmatch(r"(segment|label|roi|mask)?[ _]*\d*", _text_of(segments[best])[0]):
+    if len(segments) == 1 and re.fullmatch(r"(segment|label|roi|mask)?[ _]*\d*", segments[best].GetName() or "", re.I):
         return best
     return ""
+
+
+def inputs_of(node) -> tuple:
+    """(CT or None, segmentation or None, ID of its segment or "") to predict from, where one of the two is chosen.
+
+    Only what belongs together: what refers to it, else what is in its study, else the only one in the scene.
+    """
+    scene = node.GetScene()
+    if node.IsA("vtkMRMLSegmentationNode"):
+        volume = next((volume for volume, segmentation in studies(scene) if segmentation is node), None)
+        return volume, node, guess_segment(node)
+    everything = nodes_of(scene, "vtkMRMLSegmentationNode")
+    own = _segmentations_of(scene, node) or _in_same_study(node, everything)
+    if not own and [volume for volume, _segmentation in studies(scene) if volume is not None] == [node]:
+        own = everything
+    segmentation = max(own, key=lambda each: _best_score([each]), default=None)
+    return node, segmentation, guess_segment(segmentation)
 
 
 def refers_to(segmentation_node, volume_node) -> bool:
@@ -93,7 +120,9 @@ def refers_to(segmentation_node, volume_node) -> bool:
     import slicer
 
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    return volume_node is not None and segmentation_node.GetNodeReferenceID(role) == volume_node.GetID()
+    if segmentation_node is None or volume_node is None:
+        return False
+    return segmentation_node.GetNodeReferenceID(role) == volume_node.GetID()
 
 
 def _segmentations_of(scene, volume_node) -> list:
@@ -116,24 +145,35 @@ def _best_score(segmentation_nodes) -> int:
     return 1 + max(scores, default=0) if segmentation_nodes else 0
 
 
-def _tumour_score(segment) -> int:
-    name, terminology = _text_of(segment)
+def tumour_score(name: str, terminology: str = "") -> int:
+    """How likely a segment of this name is the tumour: 0 for not at all; more is better.
+
+    Parameters
+    ----------
+    name : str
+        As it is in the segmentation.
+    terminology : str, optional
+        The meaning of its terminology type, such as "Neoplasm, Primary".
+    """
+    name = re.sub(r"[_^]", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
     if _NOT_TUMOUR.search(name):
         return 0
     for rank, words in enumerate(_TUMOUR_WORDS):
-        if re.search(words, f"{name} {terminology}".replace("-", " ")):
+        if re.search(words, f"{name} {terminology.lower()}".replace("-", " ")):
             return len(_TUMOUR_WORDS) - rank
     return 0
 
 
-def _text_of(segment) -> tuple[str, str]:
-    """(name, terminology type) in lower case, CamelCase and underscores taken apart."""
+def _tumour_score(segment) -> int:
+    return tumour_score(segment.GetName() or "", _terminology_of(segment))
+
+
+def _terminology_of(segment) -> str:
+    """The meaning of a segment's terminology type; "" where it has none."""
     import slicer
     import vtk
 
     tag = vtk.reference("")
     segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag)
     # "<context>~<category>~<type>~<type modifier>~...", each "<scheme>^<code>^<meaning>"
-    kind = (str(tag).split("~") + ["", "", ""])[2].split("^")[-1]
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", segment.GetName() or "").replace("_", " ")
-    return name.lower(), kind.lower()
+    return (str(tag).split("~") + ["", "", ""])[2].split("^")[-1]

@@ -134,14 +134,19 @@ def patient_age(volume_node, database) -> Optional[str]:
 
 @contextmanager
 def words_of_the_panel():
-    """Where an image is no CT, the sentence names the panel's check box, not the command line's option."""
+    """Where something has to be set, the sentence names it as the panel does, not as the command line's option."""
     try:
         yield
     except NotACT as error:
         raise CNNSurvivalError(
-            f"{error.problem} Choose the CT, or tick 'Predict although the image does not look like a CT' in the box "
-            "Advanced."
+            f"{error.problem} Choose the CT, or tick 'Predict although the image does not look like a CT' in the tab "
+            "Model."
         ) from error
+    except CNNSurvivalError as error:
+        words = str(error).replace("(--min-roi)", "in the tab Model")
+        if words == str(error):
+            raise
+        raise CNNSurvivalError(words) from error
 
 
 def _voxels(volume_node) -> np.ndarray:

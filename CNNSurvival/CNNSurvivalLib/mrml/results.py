@@ -100,7 +100,7 @@ def write_result(scene, prediction: Prediction, volume_node, segmentation_node, 
     for role, table in tables.items():
         _fill_table(getattr(result, role), table)
     _fill_series(result, prediction)
-    _fill_chart(result, label, prediction)
+    _fill_chart(result, label, segment.GetName(), prediction)
     result.record.SetText(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
     _style(result, former)
     _mark(result.survival_series, not prediction.inside_training_range)
@@ -272,7 +272,7 @@ def _series(result: Result) -> tuple:
     return (result.survival_series, *band, result.reference_series, *spread)
 
 
-def _fill_chart(result: Result, label: str, prediction: Prediction) -> None:
+def _fill_chart(result: Result, label: str, segment_name: str, prediction: Prediction) -> None:
     """The series in the order in which they are drawn, the curve on top; what the user added stays below them."""
     chart = result.chart
     spread = (result.spread_low_series, result.spread_high_series)
@@ -286,8 +286,9 @@ def _fill_chart(result: Result, label: str, prediction: Prediction) -> None:
             chart.RemovePlotSeriesNodeID(series_id)
         for series_id in ids:
             chart.AddAndObservePlotSeriesNodeID(series_id)
-    outside = "" if prediction.inside_training_range else ", outside what the model learned from"
-    chart.SetTitle(f"{label}: predicted survival{outside}")
+    # A plot view cuts a long title at both ends.
+    outside = f"{segment_name}: outside what the model learned from"
+    chart.SetTitle(f"{label}: predicted survival" if prediction.inside_training_range else outside)
     result.reference_series.SetDescription(prediction.bundle.population.reference_label)
     chart.SetXAxisRange(0, float(np.ceil(prediction.time_days[-1] / MONTH_DAYS / 6) * 6))
 

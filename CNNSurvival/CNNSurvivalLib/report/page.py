@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import datetime
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
 from ..files import atomic_write
 from ..hazards import MONTH_DAYS, months_text, step_curve
 from ..prediction import RESEARCH_USE_ONLY, Prediction
-from .pdf import A4, BOLD, REGULAR, Page, text_width, wrapped
+from .pdf import A4, BOLD, REGULAR, Page, wrapped
 from .pictures import tumour_window
 from .tables import horizon_table
 from .text import sentence, summary
 
 INK, GREY, FAINT = (0.12, 0.19, 0.25), (0.45, 0.48, 0.52), (0.86, 0.88, 0.9)
-BLUE, BAND, RED = (0.03, 0.44, 0.55), (0.77, 0.88, 0.92), (0.7, 0.12, 0.12)
-CAUTION, CAUTION_BAND, SPREAD = (0.64, 0.32, 0.04), (0.96, 0.88, 0.79), (0.37, 0.56, 0.61)
-WHITE = (1.0, 1.0, 1.0)
+RED = (0.7, 0.12, 0.12)
 LEFT, RIGHT = 42.0, A4[0] - 42.0
 SHOWN_SLICES = 6
 MOST_WARNING_LINES = 12
 BELOW_WARNINGS = 205.0  # points that the model, the provenance and the last line need
 OUTSIDE = "Outside what the model learned from"
+
+
+class Look(NamedTuple):
+    """The colours of a curve, each (red, green, blue) from 0 to 1."""
+
+    ink: tuple
+    reference: tuple
+    grid: tuple
+    curve: tuple
+    band: tuple
+    spread: tuple
+    caution: tuple  # the curve, and the banner, of a case outside of what the model learned from
+    caution_band: tuple
+    on_caution: tuple  # text on the banner
+    paper: tuple  # the background
+
+
+ON_LIGHT = Look(INK, GREY, FAINT, (0.03, 0.44, 0.55), (0.77, 0.88, 0.92), (0.37, 0.56, 0.61), (0.64, 0.32, 0.04),
+                (0.96, 0.88, 0.79), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # fmt: skip
+ON_DARK = Look((0.9, 0.92, 0.94), (0.66, 0.68, 0.7), (0.3, 0.31, 0.33), (0.36, 0.8, 0.92), (0.12, 0.3, 0.36),
+               (0.5, 0.7, 0.75), (1.0, 0.66, 0.3), (0.34, 0.23, 0.12), (0.1, 0.08, 0.05), (0.0, 0.0, 0.0))  # fmt: skip
 # Nodes of a scene have other keys than files; see prediction.json.
 INPUT_LABELS = {"volume": "CT", "image": "CT", "segmentation": "Segmentation", "mask": "Segmentation",
                 "segment": "Segment"}  # fmt: skip
@@ -74,18 +93,30 @@ def report_pdf(
 # --- The curve, on a page or on a picture ---------------------------------------------------------------------
 
 
-def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: float, scale: float = 1.0) -> None:
+def draw_curve(
+    canvas,
+    p: Prediction,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    scale: float = 1.0,
+    look: Look = ON_LIGHT,
+    legend_below: bool = False,
+) -> None:
     """S(t) with the population's interval, its spread over slices and the reference cohort's Kaplan-Meier curve.
 
     Without an interval the spread is the band. A case outside of what the model learned from is dashed, in another
     colour, under a banner that says so.
 
-    canvas: a ``pdf.Page``, or another object with its text, polyline and polygon. x, y: the top left corner. scale: of
-    texts and lines.
+    canvas: a ``pdf.Page``, or another object with its text, polyline, polygon and text_width. x, y: the top left
+    corner. scale: of texts and lines. look: the colours; the background is drawn behind one text only. legend_below:
+    where the picture is small, so that no curve runs through the legend.
     """
     size = 8 * scale
     head = size if p.inside_training_range else 3 * size  # room for the banner
-    left, top, right, bottom = x + 3.6 * size, y + head, x + width - size, y + height - 3.4 * size
+    foot = (4.9 if legend_below else 3.4) * size
+    left, top, right, bottom = x + 3.6 * size, y + head, x + width - size, y + height - foot
     end = float(p.time_days[-1]) / MONTH_DAYS
 
     def at(months, survival) -> np.ndarray:
@@ -93,22 +124,27 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
         return np.stack([left + (right - left) * months / end, bottom - (bottom - top) * survival], axis=-1)
 
     months = p.time_days / MONTH_DAYS
-    color, band_color = _colors(p)
+    color, band_color = _colors(p, look)
     limits = (p.survival_low, p.survival_high) if p.interval_low is None else (p.interval_low, p.interval_high)
     canvas.polygon(np.concatenate([at(months, limits[0]), at(months, limits[1])[::-1]]), band_color)
     for part in (0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        canvas.polyline(at([0, end], part), FAINT, 0.5 * scale)
-        canvas.text(left - 0.5 * size, at(0, part)[1] + 0.35 * size, f"{part:.0%}", size, REGULAR, INK, "right")
+        canvas.polyline(at([0, end], part), look.grid, 0.5 * scale)
+        canvas.text(left - 0.5 * size, at(0, part)[1] + 0.35 * size, f"{part:.0%}", size, REGULAR, look.ink, "right")
     step = next(step for step in (6, 12, 24, 48, 120) if end / step <= 8)
-    for month in np.arange(0, end + 1e-6, step):
-        canvas.polyline(at(month, [0, 1]), FAINT, 0.5 * scale)
-        canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, INK, "center")
-    canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, INK, "center")
+    ticks = np.arange(0, end + 1e-6, step)
+    for month in ticks:
+        canvas.polyline(at(month, [0, 1]), look.grid, 0.5 * scale)
+        if month < ticks[-1] or not legend_below:
+            canvas.text(at(month, 0)[0], bottom + 1.4 * size, f"{month:g}", size, REGULAR, look.ink, "center")
+    if legend_below:  # no line for the axis' title
+        canvas.text(right + 0.9 * size, bottom + 1.4 * size, f"{ticks[-1]:g} months", size, REGULAR, look.ink, "right")
+    else:
+        canvas.text((left + right) / 2, bottom + 2.9 * size, "Months", size, REGULAR, look.ink, "center")
     days, survival = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
-    canvas.polyline(at(days / MONTH_DAYS, survival), GREY, 1.0 * scale)
+    canvas.polyline(at(days / MONTH_DAYS, survival), look.reference, 1.0 * scale)
     if p.interval_low is not None:
         for spread in (p.survival_low, p.survival_high):
-            canvas.polyline(at(months, spread), SPREAD, 0.7 * scale, (1.5 * scale, 1.5 * scale))
+            canvas.polyline(at(months, spread), look.spread, 0.7 * scale, (1.5 * scale, 1.5 * scale))
     dash = () if p.inside_training_range else (5 * scale, 2 * scale)
     canvas.polyline(at(months, p.survival), color, 2.0 * scale, dash)
     risk_month = p.bundle.risk_time_days / MONTH_DAYS
@@ -117,42 +153,87 @@ def draw_curve(canvas, p: Prediction, x: float, y: float, width: float, height: 
     # At the bottom, or right above the point where the curve itself runs there.
     baseline = bottom - 0.6 * size if 1 - p.risk > 0.3 else mark[1] - size
     alive = f"{1 - p.risk:.0%} alive at {months_text(p.bundle.risk_time_days)}"
-    canvas.text(at(risk_month, 0)[0] + 0.5 * size, baseline, alive, size, BOLD, color)
+    place = at(risk_month, 0)[0] + 0.5 * size
+    _blank(canvas, place, baseline, canvas.text_width(alive, size, BOLD), size, look)
+    canvas.text(place, baseline, alive, size, BOLD, color)
     if not p.inside_training_range:
-        _banner(canvas, left, right, top - 0.9 * size, size)
-    _legend(canvas, p, right, top, size, scale)
+        _banner(canvas, left, right, top - 0.9 * size, size, look)
+    if legend_below:
+        _legend_below(canvas, _legend_rows(p, scale, look, short=True), x + size, bottom + 3.1 * size, size)
+    else:
+        curves = [at(months, each) for each in (*limits, p.survival)] + [at(days / MONTH_DAYS, survival)]
+        _legend(canvas, _legend_rows(p, scale, look), curves, (top, right, bottom), size)
 
 
-def _colors(p: Prediction) -> tuple:
+def _colors(p: Prediction, look: Look) -> tuple:
     """(of the curve, of its band)."""
-    return (BLUE, BAND) if p.inside_training_range else (CAUTION, CAUTION_BAND)
+    return (look.curve, look.band) if p.inside_training_range else (look.caution, look.caution_band)
 
 
-def _banner(canvas, left, right, bottom, size) -> None:
+def _blank(canvas, left, baseline, width, size, look: Look) -> None:
+    """Room for a line of text, so that no curve runs through it."""
+    top, right, bottom = baseline - 0.95 * size, left + width, baseline + 0.3 * size
+    canvas.polygon(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), look.paper)
+
+
+def _banner(canvas, left, right, bottom, size, look: Look) -> None:
     """Above the curve, in the warning colour."""
     top = bottom - 1.7 * size
-    canvas.polygon(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), CAUTION)
-    canvas.text((left + right) / 2, bottom - 0.5 * size, OUTSIDE, size, BOLD, WHITE, "center")
+    canvas.polygon(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), look.caution)
+    canvas.text((left + right) / 2, bottom - 0.5 * size, OUTSIDE, size, BOLD, look.on_caution, "center")
 
 
-def _legend(canvas, p: Prediction, right, top, size, scale) -> None:
-    color, band = _colors(p)
+def _legend_rows(p: Prediction, scale: float, look: Look, short: bool = False) -> list[tuple]:
+    """(colour of the text, colour, width and dash of the line, text) of what is drawn."""
+    color, band = _colors(p, look)
     dotted, dash = (1.5 * scale, 1.5 * scale), () if p.inside_training_range else (5 * scale, 2 * scale)
     if p.interval_low is None:
-        bands = [(band, 5.0, (), "10-90% of the slices: agreement, not confidence")]
+        bands = [(look.ink, band, 5.0 * scale, (), "10-90% of the slices: agreement, not confidence")]
     else:
-        bands = [(band, 5.0, (), f"{p.population.interval_level:.0%} interval for such patients"),
-                 (SPREAD, 0.7, dotted, "10-90% of the slices")]  # fmt: skip
-    rows = [
-        (color, 2.0, dash, f"this tumour, mean of {p.slices_used} slices"),
+        bands = [(look.ink, band, 5.0 * scale, (), f"{p.population.interval_level:.0%} interval for such patients"),
+                 (look.ink, look.spread, 0.7 * scale, dotted, "10-90% of the slices")]  # fmt: skip
+    plural = "" if p.slices_used == 1 else "s"
+    cohort = "reference cohort" if short else "Kaplan-Meier of the reference cohort"
+    return [
+        (look.ink, color, 2.0 * scale, dash, f"this tumour, mean of {p.slices_used} slice{plural}"),
         *bands,
-        (GREY, 1.0, (), "Kaplan-Meier of the reference cohort"),
+        (look.ink, look.reference, 1.0 * scale, (), cohort),
     ]
-    left = right - max(text_width(text, size) for *_look, text in rows) - 2.5 * size
-    for number, (color, width, dash, text) in enumerate(rows):
-        y = top + (1.2 + 1.4 * number) * size
-        canvas.polyline([(left, y - 0.3 * size), (left + 1.8 * size, y - 0.3 * size)], color, width * scale, dash)
-        canvas.text(left + 2.3 * size, y, text, size, REGULAR, INK)
+
+
+def _legend(canvas, rows: list, curves: list, frame: tuple, size: float) -> None:
+    """Inside the frame (top, right, bottom) at its right: at the top or at the bottom, where it covers less of the
+    curves (each points [n, 2])."""
+    top, right, bottom = frame
+    height = (1.4 * len(rows) + 0.4) * size
+    left = right - max(canvas.text_width(text, size) for *_look, text in rows) - 2.5 * size
+    lower = bottom - height - 1.2 * size
+    if _covered(curves, left, right, lower, height) < _covered(curves, left, right, top, height):
+        top = lower
+    for number, row in enumerate(rows):
+        _legend_row(canvas, row, left, top + (1.2 + 1.4 * number) * size, size)
+
+
+def _legend_below(canvas, rows: list, left: float, baseline: float, size: float) -> None:
+    """In two columns, from the first row's baseline."""
+    first = rows[::2]
+    second = left + max(canvas.text_width(text, size) for *_look, text in first) + 4.5 * size
+    for number, row in enumerate(rows):
+        _legend_row(canvas, row, second if number % 2 else left, baseline + 1.5 * (number // 2) * size, size)
+
+
+def _legend_row(canvas, row: tuple, left: float, baseline: float, size: float) -> None:
+    ink, color, width, dash, text = row
+    y = baseline - 0.3 * size
+    canvas.polyline([(left, y), (left + 1.8 * size, y)], color, width, dash)
+    canvas.text(left + 2.3 * size, baseline, text, size, REGULAR, ink)
+
+
+def _covered(curves: list, left: float, right: float, top: float, height: float) -> int:
+    """How much of the curves lies in a box."""
+    xs = np.linspace(left, right, 50)
+    ys = np.array([np.interp(xs, *curve.T) for curve in curves])
+    return int(((ys > top) & (ys < top + height)).sum())
 
 
 # --- The rest of the page -------------------------------------------------------------------------------------

@@ -74,6 +74,10 @@ class Page:
         place = f"1 0 0 1 {x - shift:.2f} {self._y(y)} Tm"
         self._add(f"BT {_rgb(color)} rg /{font} {size:.2f} Tf {place} {_string(text)} Tj ET")
 
+    def text_width(self, text: str, size=9.0, font=REGULAR) -> float:
+        """How wide ``text`` draws it."""
+        return text_width(text, size, font)
+
     def polyline(self, points, color=(0, 0, 0), width=1.0, dash=()) -> None:
         """points: [n, 2] of x, y."""
         style = " ".join(f"{length:g}" for length in dash)

@@ -54,8 +54,12 @@ def covariates_text(prediction: Prediction) -> str:
 
 def size_text(prediction: Prediction) -> str:
     """Volume and largest area, by which a contour is checked first: "90.3 cc, largest slice 24.1 cm2"."""
-    area = f"largest slice {prediction.largest_area_mm2 / 100:.1f} cm2"
-    return area if prediction.volume_cc is None else f"{prediction.volume_cc:.1f} cc, {area}"
+    return _size(prediction.volume_cc, prediction.largest_area_mm2)
+
+
+def _size(volume_cc, largest_area_mm2) -> str:
+    area = f"largest slice {largest_area_mm2 / 100:.1f} cm2"
+    return area if volume_cc is None else f"{volume_cc:.1f} cc, {area}"
 
 
 def summary(prediction: Prediction) -> list[tuple[str, str]]:
@@ -82,9 +86,43 @@ def summary(prediction: Prediction) -> list[tuple[str, str]]:
 
 def median_text(prediction: Prediction) -> str:
     """The median survival: "14.2 months", or that it is not reached and within what time."""
-    if prediction.median_survival_days is None:
-        return f"not reached within {prediction.time_days[-1] / MONTH_DAYS:.0f} months"
-    return f"{prediction.median_survival_days / MONTH_DAYS:.1f} months"
+    return _median(prediction.median_survival_days, prediction.time_days[-1])
+
+
+def _median(days, end_days) -> str:
+    if days is None:
+        return f"not reached within {end_days / MONTH_DAYS:.0f} months"
+    return f"{days / MONTH_DAYS:.1f} months"
+
+
+def answer(record: dict) -> tuple[list[str], list[list[str]], list[str]]:
+    """The answer in the panel, from the plain values of a prediction (``tables.to_dict``).
+
+    Returns
+    -------
+    header : list of str
+        Of a table of S: when, this tumour, its interval or else its slices' spread, the reference cohort.
+    rows : list of list of str
+        A row for each horizon.
+    facts : list of str
+        What is not in the table: the median, and the size of the tumour.
+    """
+    level = record.get("interval_level")
+    low, high = ("survival_p10", "survival_p90") if level is None else ("survival_ci_low", "survival_ci_high")
+    header = ["Alive at", "This tumour", "Its slices" if level is None else f"{level:.0%} interval", "Cohort"]
+    rows = []
+    for each in record.get("horizons", []):
+        spread = "" if each.get(low) is None else f"{each[low]:.0%} to {each[high]:.0%}"
+        values = (each.get("survival"), each.get("reference_survival"))
+        own, cohort = ("-" if value is None else f"{value:.0%}" for value in values)
+        rows.append([f"{each['horizon_months']:g} months", own, spread, cohort])
+    curve = record.get("curve") or [{}]
+    facts = []
+    if "time_days" in curve[-1]:
+        facts.append(f"Median survival: {_median(record.get('median_survival_days'), curve[-1]['time_days'])}.")
+    if record.get("largest_area_mm2"):
+        facts.append(f"Tumour: {_size(record.get('volume_cc'), record['largest_area_mm2'])}.")
+    return header, rows, facts
 
 
 def parse_horizons(text: str) -> tuple:

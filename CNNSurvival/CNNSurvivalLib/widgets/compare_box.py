@@ -1,4 +1,4 @@
-"""The list "Compare with" in the box Result: another result's curve in the same chart."""
+"""The tab Compare: another result's curve in the same chart."""
 
 import slicer
 from slicer.i18n import tr as _
@@ -8,11 +8,11 @@ from CNNSurvivalLib.mrml.results import all_results, label_of
 
 
 class CompareSection:
-    """Chooses another result to compare with. current(): the result that is shown, or None."""
+    """Chooses another result to compare with. current(): the result that is shown, or None; showChart(chart)."""
 
-    def __init__(self, ui, logic, current) -> None:
+    def __init__(self, ui, showChart, current) -> None:
         self.ui = ui
-        self._logic = logic
+        self._showChart = showChart
         self._current = current
         self._others = []
         self._filling = False
@@ -37,6 +37,6 @@ class CompareSection:
         if self._filling or result is None:
             return
         if 1 <= index <= len(self._others):
-            self._logic.showChart(write_comparison(slicer.mrmlScene, result, self._others[index - 1]))
+            self._showChart(write_comparison(slicer.mrmlScene, result, self._others[index - 1]))
         else:
-            self._logic.showChart(result.chart)
+            self._showChart(result.chart)

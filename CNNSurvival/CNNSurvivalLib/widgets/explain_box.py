@@ -1,4 +1,4 @@
-"""The box Explain: the map of what raises and lowers the risk, over the CT."""
+"""The tab Explain: the map of what raises and lowers the risk, over the CT."""
 
 import slicer
 
@@ -23,7 +23,7 @@ class ExplainSection:
 
     def show(self) -> None:
         volume, result = self._inputs()
-        self.ui.explainCollapsibleButton.visible = result is not None and self._prediction() is not None
+        self.ui.explainButton.enabled = result is not None and self._prediction() is not None
         self.ui.showExplanationCheckBox.enabled = self._explanation() is not None
 
     def onExplainButton(self, checked=False) -> None:

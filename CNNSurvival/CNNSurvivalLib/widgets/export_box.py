@@ -1,4 +1,4 @@
-"""The box Export: the result as files, and as DICOM objects in the CT's own study."""
+"""The tab Export: the result as files, and as DICOM objects in the CT's own study."""
 
 import os
 
@@ -25,7 +25,6 @@ class ExportSection:
         ui.exportButton.connect("clicked(bool)", self.onExportButton)
 
     def show(self) -> None:
-        self.ui.exportCollapsibleButton.visible = self._inputs()[1] is not None
         self.ui.exportButton.enabled = self._prediction() is not None
         self._showDicom()
 

@@ -1,9 +1,10 @@
-"""The model in the boxes Inputs (model, card, add models) and Advanced (engine)."""
+"""The model in the box of the inputs (model, card) and in the tab Model (facts, add models, engine)."""
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
+from CNNSurvivalLib.widgets.licence import acknowledged
 from CNNSurvivalLib.widgets.population_box import PopulationSection
 
 SETTING = "CNNSurvival/ModelFolders"
@@ -48,6 +49,10 @@ class ModelSection:
         made, chosen = ((b.id, b.sha256, b.population.name) for b in (prediction.bundle, self.bundle))
         return made == chosen
 
+    def licenceAcknowledged(self) -> bool:
+        """Whether the user may predict with the chosen model; asks where its licence says so."""
+        return acknowledged(self.bundle)
+
     @property
     def bundles(self) -> list:
         """Those that can be used, each for its default population."""
@@ -90,6 +95,8 @@ class ModelSection:
         self.ui.modelInfoLabel.text = "\n".join(self.bundle.facts) if self.bundle else ""
         self.ui.modelInfoLabel.visible = self.bundle is not None
         self.ui.cardButton.enabled = self.bundle is not None
+        tip = _("Who the model learned from, how good it is, and what it must not be used for.")
+        self.ui.cardButton.toolTip = "\n".join([tip, "", *(self.bundle.facts if self.bundle else ())])
 
     def _onSelected(self, index) -> None:
         if not self._filling:

@@ -72,16 +72,19 @@ class PatientSection:
             self._rows.setParent(None)
             self._rows.deleteLater()
         self._covariates, self._edits, self._rows = covariates, {}, qt.QWidget()
-        layout = qt.QFormLayout(self._rows)
+        layout = qt.QGridLayout(self._rows)
         layout.setContentsMargins(0, 0, 0, 0)
-        for covariate in covariates:
+        for number, covariate in enumerate(covariates):
             edit = self._choices(covariate) if covariate.choices is not None else self._number(covariate)
             label = qt.QLabel(_("{covariate}:").format(covariate=covariate.label[:1].upper() + covariate.label[1:]))
             label.setBuddy(edit)
-            layout.addRow(label, edit)
+            row, side = divmod(number, 2)  # two beside each other
+            layout.addWidget(label, row, 2 * side)
+            layout.addWidget(edit, row, 2 * side + 1)
+            layout.setColumnStretch(2 * side + 1, 1)
             self._edits[covariate.name] = edit
         box.layout().addWidget(self._rows)
-        before = self.ui.addModelsButton
+        before = self.ui.populationComboBox
         for edit in self._edits.values():  # only now: they are in the window
             qt.QWidget.setTabOrder(before, edit)
             before = edit
@@ -117,10 +120,10 @@ class PatientSection:
                 edit.setCurrentIndex(["", *covariate.choices].index(shown))
             elif edit.text != text:
                 edit.setText(text)
-        lines = [_("All optional; what is unknown is left out.")]
-        if self._dicomAge and self.values.get(AGE) == self._dicomAge:
-            lines.append(_("The age is from the CT's DICOM header; clear it to leave it out."))
-        self.ui.patientLabel.text = " ".join(lines)
+        fromDicom = bool(self._dicomAge and self.values.get(AGE) == self._dicomAge)
+        text = _("The age is from the CT's DICOM header; clear it to leave it out.") if fromDicom else ""
+        self.ui.patientLabel.text = text
+        self.ui.patientLabel.visible = fromDicom
         self._filling = False
 
     def _onEdited(self, covariate, text) -> None:

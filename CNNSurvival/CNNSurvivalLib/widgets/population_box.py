@@ -1,4 +1,4 @@
-"""The population in the box Inputs: to which patients this one belongs."""
+"""The population in the box of the inputs: to which patients this one belongs."""
 
 import qt
 from slicer.i18n import tr as _

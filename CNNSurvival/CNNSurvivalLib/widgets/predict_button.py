@@ -9,7 +9,7 @@ def showWhetherReady(button, parameters, hasSegment, bundle) -> None:
         text
         for text, present in (
             (_("a CT volume"), parameters and parameters.volume),
-            (_("a segmentation"), parameters and parameters.segmentation),
+            (_("a segmentation (or draw one: New tumour)"), parameters and parameters.segmentation),
             (_("the tumour's segment"), hasSegment),
             (_("a model that can be used"), bundle),
         )

@@ -20,10 +20,10 @@ class Runner:
     # A second click within this time belongs to a double click and does not cancel.
     DOUBLE_CLICK_SECONDS = 0.5
 
-    def __init__(self, ui, onChanged) -> None:
-        """ui: the panel's widgets. onChanged(): called when work has begun or ended."""
+    def __init__(self, ui, onEnded) -> None:
+        """ui: the panel's widgets. onEnded(): called when work has ended."""
         self.ui = ui
-        self._onChanged = onChanged
+        self._onEnded = onEnded
         self._button = None
         self._text = ""
         self._cancelRequested = False
@@ -82,16 +82,23 @@ class Runner:
         self.ui.progressBar.format = ""
         self.ui.progressBar.visible = True
         self.showStatus("")
-        self._onChanged()
+        self._enable()
 
     def _end(self) -> None:
         button, self._button = self._button, None
         button.text, button.toolTip, button.enabled = self._text, self._toolTip, True
         self.ui.progressBar.visible = False
-        self._onChanged()
+        self._enable()
+        self._onEnded()
 
-    def isRunning(self, button) -> bool:
-        return self._button is button
+    def _enable(self) -> None:
+        """While work runs, only the button that cancels it can be pressed."""
+        ui = self.ui
+        for section in (ui.inputsCollapsibleButton, ui.tumourPlaceholder, ui.patientCollapsibleButton,
+                        ui.resultCollapsibleButton, ui.slicesTab, ui.compareTab, ui.modelTab):  # fmt: skip
+            section.enabled = not self.running
+        for button in (ui.predictButton, ui.explainButton, ui.exportButton, ui.batchButton):
+            button.enabled = not self.running or button is self._button
 
     def _progress(self, step: str, fraction: float) -> None:
         self.ui.progressBar.value = int(100 * fraction)

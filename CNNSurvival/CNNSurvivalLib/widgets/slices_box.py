@@ -1,4 +1,4 @@
-"""The box Slices: the slices that the network was given, to look at, to jump to and to leave out."""
+"""The tab Slices: the slices that the network was given, to look at, to jump to and to leave out."""
 
 import qt
 import slicer
@@ -6,6 +6,10 @@ from slicer.i18n import tr as _
 
 from CNNSurvivalLib.report.pictures import thumbnail
 from CNNSurvivalLib.report.tables import slice_texts
+from CNNSurvivalLib.widgets.tables import bar, fitHeight
+
+BAR = (44, 140, 170, 110)  # red, green, blue, opacity: text on it is legible in light and dark styles
+LEFT_OUT = (128, 128, 128, 60)
 
 
 class SlicesSection:
@@ -16,17 +20,22 @@ class SlicesSection:
         self._onUsedChanged = onUsedChanged
         self._prediction = None
         self._filling = False
+        self._text = ui.slicesLabel.text
         table = ui.slicesTable
         table.verticalHeader().hide()
-        table.horizontalHeader().setStretchLastSection(True)
+        table.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
+        table.horizontalHeader().setHighlightSections(False)
+        table.horizontalHeader().connect("sectionResized(int,int,int)", self._onSectionResized)
         table.connect("cellChanged(int,int)", self._onCellChanged)
         table.connect("currentCellChanged(int,int,int,int)", self._onCurrentCellChanged)
         table.connect("cellClicked(int,int)", self._onCellClicked)
         ui.useAllButton.connect("clicked(bool)", self._onUseAllButton)
 
     def show(self, prediction) -> None:
-        """Fill the table; prediction None empties and hides it."""
-        self.ui.slicesCollapsibleButton.visible = prediction is not None
+        """Fill the table; prediction None hides it."""
+        ui = self.ui
+        ui.slicesTable.visible = ui.useAllButton.visible = prediction is not None
+        ui.slicesLabel.text = self._words(prediction)
         same = self._prediction is not None and prediction is not None and prediction.same_slices(self._prediction)
         self._prediction = prediction
         if prediction is None:
@@ -34,10 +43,40 @@ class SlicesSection:
         self._filling = True
         if not same:  # else the pictures stay, and the table stays scrolled to where it is
             self._fill(prediction)
+        for row, cells in enumerate(slice_texts(prediction)[1]):
+            ui.slicesTable.item(row, len(cells) - 1).setText(cells[-1])  # the risk follows what is known of the patient
         for row, used in enumerate(prediction.used):
-            self.ui.slicesTable.item(row, 0).setCheckState(qt.Qt.Checked if used else qt.Qt.Unchecked)
-        self.ui.useAllButton.enabled = not all(prediction.used)
+            ui.slicesTable.item(row, 0).setCheckState(qt.Qt.Checked if used else qt.Qt.Unchecked)
+        ui.useAllButton.enabled = not all(prediction.used)
         self._filling = False
+        self._drawBars()
+
+    def _onSectionResized(self, column, before, width) -> None:
+        if column == self.ui.slicesTable.columnCount - 1:
+            self._drawBars(width)  # the table itself does not know it yet
+
+    def _drawBars(self, width=None) -> None:
+        """The risks as bars, beside the numbers. width: of their column."""
+        table = self.ui.slicesTable
+        if self._prediction is None or table.rowCount != len(self._prediction.slices):
+            return
+        before, self._filling = self._filling, True
+        column = table.columnCount - 1
+        width = table.columnWidth(column) if width is None else width
+        for row, (risk, used) in enumerate(zip(self._prediction.slice_risk, self._prediction.used)):
+            color = qt.QColor(*(BAR if used else LEFT_OUT))
+            if table.item(row, column) is None:  # the table is being filled
+                break
+            table.item(row, column).setBackground(bar(risk, color, width))
+        self._filling = before
+
+    def _words(self, prediction) -> str:
+        if prediction is None:
+            return _("After a prediction: the slices that the model saw.")
+        counts = _("{used} of {slices} slices with tumour are used.").format(
+            used=prediction.slices_used, slices=prediction.slices.roi_slices
+        )
+        return f"{counts} {self._text}"
 
     def _fill(self, prediction) -> None:
         table, header, rows = self.ui.slicesTable, *slice_texts(prediction)
@@ -49,15 +88,23 @@ class SlicesSection:
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
                 flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
-                item.setFlags(flags | qt.Qt.ItemIsUserCheckable if column == 0 else flags)
+                if column == 0:
+                    flags |= qt.Qt.ItemIsUserCheckable
+                elif column == len(cells) - 1:
+                    flags = qt.Qt.ItemIsEnabled  # the colour of the chosen row would cover the bar
+                item.setFlags(flags)
                 table.setItem(row, column, item)
             pixmap = qt.QPixmap()
             pixmap.loadFromData(qt.QByteArray(thumbnail(prediction.slices.images[row])))
             table.item(row, 0).setIcon(qt.QIcon(pixmap))
             table.item(row, 0).setToolTip(_("What the network saw; untick it to leave it out of the curve."))
         table.resizeRowsToContents()
-        table.resizeColumnsToContents()
-        table.setColumnWidth(0, table.iconSize.width() + 70)  # check box, picture and rank
+        table.setColumnWidth(0, table.iconSize.width() + 52)  # check box, picture and rank
+        for column in range(1, len(header)):
+            last = column == len(header) - 1
+            mode = qt.QHeaderView.Stretch if last else qt.QHeaderView.ResizeToContents
+            table.horizontalHeader().setSectionResizeMode(column, mode)
+        fitHeight(table)
 
     # --- What the user does
 
