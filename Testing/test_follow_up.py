@@ -6,7 +6,8 @@ import pytest
 from CNNSurvivalLib.errors import UsageError
 from training_cli.cohort.follow_up import clinical_files, find_follow_up, read_mappings
 
-TCIA_LUNG = """PatientID,age,clinical.T.Stage,Clinical.N.Stage,Clinical.M.Stage,Overall.Stage,Histology,gender,Survival.time,deadstatus.event
+TCIA_LUNG = """PatientID,age,clinical.T.Stage,Clinical.N.Stage,Clinical.M.Stage,Overall.Stage,Histology,gender,\
+Survival.time,deadstatus.event
 LUNG1-001,78.7515,2,3,0,IIIb,large cell,male,2165,1
 LUNG1-002,NA,2,0,0,I,squamous cell carcinoma,male,155,0
 """
@@ -19,7 +20,8 @@ C3N-4,Dead, ,500.00,20000,T1,male
 C3N-5,Alive, ,0.00,20000,T1c,male
 QC1, , , ,,,
 """
-GDC = """cases.submitter_id\tdemographic.vital_status\tdemographic.days_to_death\tdiagnoses.days_to_last_follow_up\tdiagnoses.age_at_diagnosis\tdiagnoses.ajcc_pathologic_t
+GDC = """cases.submitter_id\tdemographic.vital_status\tdemographic.days_to_death\t\
+diagnoses.days_to_last_follow_up\tdiagnoses.age_at_diagnosis\tdiagnoses.ajcc_pathologic_t
 C3N-1\tDead\t143\t396\t25895\tT3
 C3N-1\tDead\t143\t'--\t'--\tT3
 C3N-2\tAlive\t'--\t200\t26268\tT2
@@ -79,7 +81,8 @@ def test_several_rows_of_a_patient(tmp_path):
 def test_idc_names_and_the_day_that_the_table_counts_from(tmp_path):
     text = ("dicom_patient_id,demo__vital_status,demo__days_to_death,diag__days_to_last_follow_up,"
             "follow__days_to_follow_up,index_date,diag__ajcc_pathologic_n\n"
-            "C3N-1,Dead,5,,700,Diagnosis,N1\nC3N-2,Alive,,,300,Diagnosis,N0\nC3N-2,Alive,,,900,Diagnosis,N0\n")  # fmt: skip
+            "C3N-1,Dead,5,,700,Diagnosis,N1\nC3N-2,Alive,,,300,Diagnosis,N0\n"
+            "C3N-2,Alive,,,900,Diagnosis,N0\n")  # fmt: skip
     result = found(tmp_path, text, "cptac_pda", ["C3N-1", "C3N-2"])
     assert list(result.table["time_days"]) == [5, 900] and list(result.table["n_stage"]) == ["N1", "N0"]
     assert result.time_origin == "Diagnosis, says the table"

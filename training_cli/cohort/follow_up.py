@@ -36,7 +36,7 @@ Names = Annotated[list[FilledText], Field(description="a list of texts in quotes
 
 
 class Mapping(TomlTable):
-    """What the columns of one kind of clinical table mean: a [[clinical]] of clinical_tables.toml, which explains it."""
+    """What the columns of one kind of clinical table mean: a [[clinical]]; clinical_tables.toml explains it."""
 
     name: Text
     id: Names
@@ -84,7 +84,7 @@ class FollowUp:
         return "; ".join(sorted(self.table[ORIGIN].unique()))
 
 
-def read_mappings(own=None) -> list[Mapping]:
+def read_mappings(own: Path | None = None) -> list[Mapping]:
     """The declared kinds of clinical tables; those of a file of the user's own come first. Raises UsageError."""
     found = []
     for path in filter(None, (own, MAPPINGS_FILE)):

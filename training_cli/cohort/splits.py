@@ -37,6 +37,16 @@ def stratified_folds(event, folds: int, seed: int) -> np.ndarray:
     return fold
 
 
+def fitting_folds(event, folds: int, seed: int) -> np.ndarray:
+    """``stratified_folds``, as many of the folds as there are deaths and survivors; where there are fewer than 2 of one
+    kind, folds by chance. int [n]."""
+    event = np.asarray(event).astype(int)
+    smaller = int(min(event.sum(), len(event) - event.sum()))
+    if smaller >= 2:
+        return stratified_folds(event, min(folds, smaller), seed)
+    return np.random.default_rng(seed).permutation(len(event)) % folds
+
+
 def chosen_part(store, patients=None, part: str | None = None) -> Store:
     """The store in a folder, or those of its patients that a patients file lists (see ``read_patients``).
 

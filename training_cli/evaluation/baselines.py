@@ -30,7 +30,7 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.hazards import kaplan_meier
 
 from ..cohort.radiomics import cohort_features
-from ..cohort.splits import stratified_folds
+from ..cohort.splits import fitting_folds
 from ..cohort.store import Store
 from ..options import BASELINES
 from ..training.runs import MAX_SLICES, Run, patient_outputs, risk_column
@@ -82,9 +82,8 @@ def fit_lasso_cox(features: pd.DataFrame, time, event, seed: int = 2020, folds: 
     columns = list(x)
     fitted = _coxnet(x, time, event, None)
     penalties = fitted[-1].alphas_
-    folds = max(2, min(folds, event.sum(), (~event).sum()))  # so that each fold has one of each kind
-    fold_of = stratified_folds(event, folds, seed)
-    scores = np.sum([_fold_scores(x, time, event, fold_of == fold, penalties) for fold in range(folds)], axis=0)
+    fold_of = fitting_folds(event, folds, seed)
+    scores = np.sum([_fold_scores(x, time, event, fold_of == k, penalties) for k in np.unique(fold_of)], axis=0)
     penalty = float(penalties[int(np.argmax(np.round(scores, 9)))])  # penalties fall, so the first is the largest
     final = _coxnet(x, time, event, [penalty])
     weights = dict(zip(columns, final[-1].coef_[:, 0]))

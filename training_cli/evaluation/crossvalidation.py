@@ -15,10 +15,10 @@ import pandas as pd
 from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, exponential_edges
 
-from ..cohort.splits import stratified_folds
+from ..cohort.splits import fitting_folds, stratified_folds
 from ..cohort.store import Store
 from ..training.runs import MAX_SLICES, Run, patient_survival, risk_at, risk_column
-from ..training.train import PAPER, Settings, fit_last_layer, pretrain
+from ..training.train import PAPER, Settings, pretrain
 from .metrics import score_predictions, warnings_told
 
 PREDICTIONS_FILE, METRICS_FILE, SETTINGS_FILE = "predictions.csv", "metrics.csv", "settings.json"
@@ -116,15 +116,17 @@ def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices
 
 
 def crossvalidate_finetuning(
-    parent: Run, store: Store, settings: Settings, folds: int, max_slices: int, horizon_days: float
+    parent: Run, store: Store, fit: Callable[[Store], dict], folds: int, seed: int, max_slices: int, horizon_days: float
 ) -> pd.DataFrame:
-    """Each patient's risk before fine-tuning and after fine-tuning on the others: columns before, after; by patient."""
-    fold_of, ids = stratified_folds(store.event, folds, settings.seed), np.array(store.patient_ids)
+    """Each patient's risk before fine-tuning and after fine-tuning on the others: columns before, after; by patient.
+
+    fit: gives the weights fine-tuned on a store's patients.
+    """
+    fold_of, ids = fitting_folds(store.event, folds, seed), np.array(store.patient_ids)
     before = risk_at(patient_survival(parent.weights, store, max_slices), parent.edges_days, horizon_days)
     after = np.empty(len(ids))
-    for fold in range(folds):
+    for fold in np.unique(fold_of):
         held_out = fold_of == fold
-        weights, _, _ = fit_last_layer(parent, store.part(ids[~held_out]), settings)
-        survival = patient_survival(weights, store.part(ids[held_out]), max_slices)
+        survival = patient_survival(fit(store.part(ids[~held_out])), store.part(ids[held_out]), max_slices)
         after[held_out] = risk_at(survival, parent.edges_days, horizon_days)
     return pd.DataFrame({"before": before, "after": after}, index=pd.Index(ids, name="patient_id"))

@@ -90,6 +90,27 @@ def finetune(
     return save_run(output, info, found.weights)
 
 
+def can_compare(store: Store) -> bool:
+    """Whether the ways can be compared on these patients: it takes two deaths and two survivors."""
+    return min(int(store.event.sum()), int((~store.event).sum())) >= 2
+
+
+def tuned_weights(
+    parent: Run, store: Store, learn: str, settings: train.Settings, max_slices: int, horizon_days: float
+) -> dict:
+    """The weights that ``finetune`` would give, without a folder; "auto" learns the level alone of patients who are
+    too few to compare the ways on."""
+    if learn == AUTO and can_compare(store):
+        table = compare(parent, store, settings, CHOOSABLE, max_slices=max_slices, horizon_days=horizon_days)
+        learn = table.loc[table["chosen"] == 1, "learn"].iloc[0]
+    elif learn == AUTO:
+        learn = "shift"
+    if learn == "free":
+        return train.fit_last_layer(parent, store, settings)[0]
+    features = last_layer.cohort_features(parent.weights, store, parent.edges_days, max_slices)
+    return last_layer.fit(parent.weights, features, learn, settings.seed).weights
+
+
 def compare(
     parent: Run,
     store: Store,

@@ -3,11 +3,12 @@
     title, seed, horizons_days, bootstrap
     card         the texts of the model card, a TOML file beside this one (see ``models.card``)
     baselines    which of radiomics, outputs, volume, clinical to compare with
+    [[cohort]]   name, collection (at Imaging Data Commons), clinical, mapping, patients: a cohort to download
     [data]       manifest (relative to this file, or to --data), clinical, slice_step_mm, pixel_size_mm, hu_window,
                  min_roi_px, max_slices
-    [pretrain]   label, where (column = value, chooses rows of the manifest)
-    [finetuning] label, where, finetune_patients
-    [[network]]  id, title, version, pretrain and finetune (settings of training that are not the paper's),
+    [pretrain]   label, cohort (the name of a [[cohort]]), where (column = value, chooses rows of the manifest)
+    [finetuning] label, cohort, where, finetune_patients or finetune_share, hold_out
+    [[network]]  id, title, version, pretrain and finetune (settings of training that are not the paper's), learn,
                  crossvalidate (false, true, or settings that differ once more), pretrained_only (export that, too),
                  pretrained_title
     [crossvalidation]  folds, finetune_folds, at_epochs
@@ -18,7 +19,8 @@ seed, horizons_days, bootstrap, card, [data] and [pretrain] are the same; the ot
     sanity_tumours     how many tumours of each cohort are tried grown, shrunk, shaken and turned
     [network]          one table: id, title, version, pretrain
     [crossvalidation]  folds, seeds (the cross-validation of the pretraining cohort is repeated with each)
-    [[population]]     name, title, label, where, pretraining, default, manifest, hold_out, learn, covariates, baselines
+    [[population]]     name, title, label, cohort, where, pretraining, default, manifest, hold_out, learn, covariates,
+                       baselines
 
 A table or key that is not listed here is refused, so that a typing error is not a silent default. docs/formats.md has
 the types and defaults.
@@ -66,12 +68,25 @@ def _known_baseline(name: str) -> str:
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fold = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
 Condition = dict[str, str | int | float]
+MANIFEST_FILE = "manifest.csv"  # of a [[cohort]], in its folder
+
+
+class PublicCohort(Table):
+    """A cohort to download. name: its folder below the data folder. collection: its id at Imaging Data Commons.
+    clinical: a table of follow-up in place of the collection's own. mapping: what its columns mean, where
+    ``cohort/clinical_tables.toml`` does not say it. patients: only the first ones."""
+
+    name: Annotated[str, Field(pattern=r"^[\w-]+$", description="a name of letters, digits, - and _")]
+    collection: Text
+    clinical: OptionalText = None
+    mapping: OptionalText = None
+    patients: WholeNumber | None = Field(None, description="a whole number, 1 or more")
 
 
 class Data(Table):
-    """Where the images are, and how slices are cut from them."""
+    """Where the images are, and how slices are cut from them. manifest: not of cohorts that are downloaded."""
 
-    manifest: Text
+    manifest: OptionalText = None
     clinical: OptionalText = None
     slice_step_mm: PositiveNumber | None = Field(None, description="a number of mm above 0")
     pixel_size_mm: PositiveNumber | Literal["native"] = Field(1.0, description='a number of mm above 0, or "native"')
@@ -89,16 +104,26 @@ class Data(Table):
 
 
 class Cohort(Table):
-    """Rows of the manifest. where: column -> value."""
+    """Rows of a manifest: that of [data], or of a [[cohort]]. where: column -> value."""
 
     label: Text
+    cohort: OptionalText = None
     where: Condition = Field({}, description='a table of columns and their values, such as { cohort = "a" }')
 
 
 class FinetuningCohort(Cohort):
-    """The cohort to fine-tune and to test on. finetune_patients: how many of it to fine-tune on."""
+    """The cohort to fine-tune and to test on. finetune_patients or finetune_share: how many of it to fine-tune on.
+    hold_out: a column (centre) whose values are also held out in turn."""
 
-    finetune_patients: WholeNumber
+    finetune_patients: WholeNumber | None = Field(None, description="a whole number, 1 or more")
+    finetune_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="a number between 0 and 1")
+    hold_out: OptionalText = None
+
+    def finetune_count(self, patients: int) -> int:
+        """How many of so many patients to fine-tune on."""
+        if self.finetune_patients is not None:
+            return self.finetune_patients
+        return round(self.finetune_share * patients)
 
 
 class Departures(Table):
@@ -141,7 +166,8 @@ def _switch_or_table(value):
 
 
 class Network(Table):
-    """A way to train. crossvalidate: None, or what differs from ``pretrain`` in the cross-validation."""
+    """A way to train. crossvalidate: None, or what differs from ``pretrain`` in the cross-validation. learn: how much
+    fine-tuning learns ("free": the paper's way, with the settings of ``finetune``)."""
 
     id: Text
     title: Text
@@ -149,6 +175,9 @@ class Network(Table):
     finetune: Departures = Field(Departures(), description="a table of settings")
     crossvalidate: Annotated[Departures | None, BeforeValidator(_switch_or_table)] = Field(
         None, description="true, false or a table of settings"
+    )
+    learn: Literal["free", "auto", "none", "shift", "offsets", "last-layer"] = Field(
+        "free", description='"free", "auto", "none", "shift", "offsets" or "last-layer"'
     )
     version: Text = "1.0"
     pretrained_only: Switch = False
@@ -205,6 +234,7 @@ class AnyStudyFile(Table):
         [EIGHTEEN_MONTHS_DAYS], min_length=1, description="a list of numbers of days above 0"
     )
     bootstrap: WholeNumberOr0 = 1000
+    cohort: list[PublicCohort] = Field([], description="tables, [[cohort]] each")
 
 
 class TransferFile(AnyStudyFile):
@@ -236,13 +266,16 @@ class _OnDisk:
     def card_path(self) -> Path:
         return self.path.parent / self.card
 
-    @property
-    def manifest(self) -> Path:
-        return existing(self.folder / self.data.manifest, "manifest")
+    def manifest_of(self, cohort: Cohort) -> Path:
+        """The manifest that holds a cohort's rows. Raises UsageError where it is not there."""
+        own = getattr(cohort, "manifest", None) or self.data.manifest
+        return existing(self.folder / (f"{cohort.cohort}/{MANIFEST_FILE}" if cohort.cohort else own), "manifest")
 
-    @property
-    def clinical(self) -> Path | None:
-        return existing(self.folder / self.data.clinical, "clinical table") if self.data.clinical else None
+    def clinical_of(self, cohort: Cohort) -> Path | None:
+        """The clinical table of a cohort; None where its follow-up is in its manifest."""
+        if cohort.cohort or getattr(cohort, "manifest", None) or not self.data.clinical:
+            return None
+        return existing(self.folder / self.data.clinical, "clinical table")
 
 
 class Study(StudyFile, _OnDisk):
@@ -264,10 +297,6 @@ class TransferStudy(TransferFile, _OnDisk):
     path: Path
     folder: Path
     text: str
-
-    def manifest_of(self, population: PopulationCohort) -> Path:
-        own = population.manifest
-        return self.manifest if own is None else existing(self.folder / own, "manifest")
 
 
 def read_study(path, data_folder=None) -> Study | TransferStudy:
@@ -293,12 +322,30 @@ def read_study(path, data_folder=None) -> Study | TransferStudy:
     if "population" in content:
         found = checked(TransferFile, content, f"configuration '{path}'")
         _check_populations(found, path)
+        _check_cohorts(found, [found.pretrain, *found.population], path)
         return TransferStudy(**dict(found), path=path, folder=folder, text=text)
     found = checked(StudyFile, content, f"configuration '{path}'")
     ids = [network.id for network in found.network]
     if not ids or len(set(ids)) < len(ids):
         raise UsageError(f"The configuration '{path}' needs at least one [[network]], each with an id of its own.")
+    _check_cohorts(found, [found.pretrain, found.finetuning], path)
+    if (found.finetuning.finetune_patients is None) == (found.finetuning.finetune_share is None):
+        raise UsageError(f"The configuration '{path}' lacks 'finetune_patients' or 'finetune_share' in [finetuning], "
+                         "or has both; give one.")  # fmt: skip
     return Study(**dict(found), path=path, folder=folder, text=text)
+
+
+def _check_cohorts(study: AnyStudyFile, used: list[Cohort], path) -> None:
+    names = [each.name for each in study.cohort]
+    if len(set(names)) < len(names):
+        raise UsageError(f"The configuration '{path}' has two [[cohort]] of one name; give each its own.")
+    for each in used:
+        if each.cohort is not None and each.cohort not in names:
+            raise UsageError(f"The configuration '{path}' has no [[cohort]] with the name '{each.cohort}'; it has: "
+                             f"{', '.join(names) or 'none'}.")  # fmt: skip
+        if each.cohort is None and study.data.manifest is None and getattr(each, "manifest", None) is None:
+            raise UsageError(f"The configuration '{path}' lacks 'manifest' in [data]; add it, or name a [[cohort]] for "
+                             f"'{each.label}'.")  # fmt: skip
 
 
 def _check_populations(study: TransferFile, path) -> None:

@@ -11,6 +11,7 @@ patients are used in one stage, ``_test``, after everything else is fixed.
     WORK/crossvalidation/                  choosing, on training patients alone
     WORK/baselines/                        LASSO-Cox models, volume, clinical
     WORK/test/                             predictions and metrics of every model on the test patients
+    WORK/held_out/                         each value of finetuning.hold_out (a centre) predicted from the others
     WORK/models/                           the bundles, each with its model card
     WORK/report/                           report.html, tables, figures
 """
@@ -18,7 +19,7 @@ patients are used in one stage, ``_test``, after everything else is fixed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +29,15 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from ..cohort.clinical import read_clinical
 from ..cohort.splits import split_patients
 from ..cohort.store import Store
-from ..evaluation import baselines, crossvalidation, metrics
+from ..cohort.tables import read_table
+from ..evaluation import baselines, crossvalidation, finetuning, metrics
 from ..models.bundle import export_bundle
 from ..models.card import Card, read_card
 from ..training import train as training
 from ..training.runs import Run, patient_survival, risk_at, risk_column
+from . import held_out
 from .config import Departures, Network, Study
+from .fetch import with_facts
 from .workspace import Log, Workspace
 
 FINETUNE, TEST = "finetune", "test"
@@ -67,7 +71,8 @@ class Outcome:
     """What a study found; the report is made of it.
 
     runs: network id -> (pretrained, fine-tuned). metrics, differences: of the test patients. predictions: model name
-    -> a row per test patient. preferred: the network that cross-validation chose.
+    -> a row per test patient. preferred: the network that cross-validation chose. held_out: every model within each
+    centre, fitted on the others (``held_out.COLUMNS``); None without ``hold_out``.
     """
 
     workspace: StudyWorkspace
@@ -79,6 +84,7 @@ class Outcome:
     metrics: pd.DataFrame
     differences: pd.DataFrame
     baselines: Path
+    held_out: pd.DataFrame | None = None
 
 
 def reproduce(study: Study, folder, jobs: int = 1, log: Log = print) -> Outcome:
@@ -94,7 +100,10 @@ def reproduce(study: Study, folder, jobs: int = 1, log: Log = print) -> Outcome:
     fitted = _baselines(workspace, runs)
     predictions = _predictions(workspace, runs, fitted)
     scores, differences = _test(workspace, predictions)
-    outcome = Outcome(workspace, runs, chosen, chosen_after, preferred, predictions, scores, differences, fitted)
+    centres = _hold_out(workspace, runs)
+    outcome = Outcome(
+        workspace, runs, chosen, chosen_after, preferred, predictions, scores, differences, fitted, centres
+    )
     _export(outcome)
     return outcome
 
@@ -104,15 +113,19 @@ def reproduce(study: Study, folder, jobs: int = 1, log: Log = print) -> Outcome:
 
 def _check(workspace: StudyWorkspace) -> None:
     """What would otherwise be found wrong hours later."""
-    _ = workspace.study.manifest, workspace.study.clinical
-    read_card(workspace.study.card_path)
+    study = workspace.study
+    for cohort in (study.pretrain, study.finetuning):
+        table = study.clinical_of(cohort) or study.manifest_of(cohort)
+    if study.finetuning.hold_out is not None:
+        read_table(table, "manifest").need(study.finetuning.hold_out)
+    read_card(study.card_path)
 
 
 def _prepare(workspace: StudyWorkspace) -> None:
     """Cut the slices of both cohorts."""
     study = workspace.study
     for name, cohort in (("pretrain", study.pretrain), ("finetuning", study.finetuning)):
-        workspace.prepare(name, cohort, study.manifest)
+        workspace.prepare(name, cohort)
 
 
 def _split(workspace: StudyWorkspace) -> None:
@@ -122,14 +135,15 @@ def _split(workspace: StudyWorkspace) -> None:
         return
     study, usable = workspace.study, set(workspace.finetuning_store.patient_ids)
     table = finetuning_table(study)
-    first, rest = split_patients(table.index, table["event"], study.finetuning.finetune_patients, study.seed)
+    count = study.finetuning.finetune_count(len(table))
+    first, rest = split_patients(table.index, table["event"], count, study.seed)
     rows = [(p, part, int(p in usable)) for part, ids in ((FINETUNE, first), (TEST, rest)) for p in ids]
     write_csv(path, SPLIT_COLUMNS, rows)
 
 
 def finetuning_table(study: Study) -> pd.DataFrame:
     """The clinical table of the fine-tuning cohort: time_days and event by patient_id, in the table's order."""
-    table = read_clinical(study.clinical or study.manifest)
+    table = read_clinical(study.clinical_of(study.finetuning) or study.manifest_of(study.finetuning))
     for column, value in study.finetuning.where.items():
         table = table[table[column].astype(str) == str(value)]
     return table
@@ -140,9 +154,23 @@ def _train(workspace: StudyWorkspace, network: Network) -> tuple[Run, Run]:
     workspace.log(f"Training '{network.id}'")
     settings = _settings(workspace, training.PAPER, network.pretrain)
     pretrained = training.pretrain(workspace.pretrain_store, folder / "pretrain", settings, tell=workspace.log)
-    settings = _settings(workspace, training.FINETUNE, network.finetune)
-    store = workspace.finetuning_part(FINETUNE)
-    return pretrained, training.finetune(pretrained, store, folder / "finetune", settings, tell=workspace.log)
+    store, settings = workspace.finetuning_part(FINETUNE), _finetune_settings(workspace, network)
+    learn = finetuning.AUTO if finetuning.can_compare(store) else "shift"
+    learn = learn if network.learn == finetuning.AUTO else network.learn
+    folder = folder / "finetune"
+    return pretrained, finetuning.finetune(
+        pretrained, store, folder, learn, settings, workspace.max_slices, workspace.log
+    )
+
+
+def _finetune_settings(workspace: StudyWorkspace, network: Network) -> training.Settings:
+    return _settings(workspace, training.FINETUNE, network.finetune)
+
+
+def _tuned_on(workspace: StudyWorkspace, network: Network, parent: Run, store: Store) -> dict:
+    """The weights of a network that is fine-tuned on these patients; how much to learn is chosen on them, too."""
+    settings = _finetune_settings(workspace, network)
+    return finetuning.tuned_weights(parent, store, network.learn, settings, workspace.max_slices, workspace.horizon)
 
 
 def _settings(workspace: StudyWorkspace, paper: training.Settings, *departures: Departures) -> training.Settings:
@@ -178,9 +206,11 @@ def _crossvalidate_finetuning(workspace: StudyWorkspace, runs) -> pd.DataFrame:
     store, rows = workspace.finetuning_part(FINETUNE), []
     for network in workspace.study.networks:
         workspace.log(f"Cross-validating the fine-tuning of '{network.id}'")
+        parent = runs[network.id][0]
         risks = crossvalidation.crossvalidate_finetuning(
-            runs[network.id][0], store, _settings(workspace, training.FINETUNE, network.finetune),
-            workspace.study.crossvalidation.finetune_folds, workspace.max_slices, workspace.horizon,
+            parent, store, partial(_tuned_on, workspace, network, parent),
+            workspace.study.crossvalidation.finetune_folds, _finetune_settings(workspace, network).seed,
+            workspace.max_slices, workspace.horizon,
         )  # fmt: skip
         for name, fine_tuned in (("before", "no"), ("after", "yes")):
             for row in _score(workspace, store.time, store.event, {workspace.horizon: risks[name].to_numpy()}):
@@ -215,6 +245,18 @@ def _baselines(workspace: StudyWorkspace, runs) -> Path:
         max_slices=workspace.max_slices, tell=workspace.log,
     )  # fmt: skip
     return folder
+
+
+def _hold_out(workspace: StudyWorkspace, runs) -> pd.DataFrame | None:
+    """Each centre predicted by what the patients of the others gave. Nothing is chosen by it."""
+    column = workspace.study.finetuning.hold_out
+    if column is None:
+        return None
+    workspace.log(f"Holding out each {column}")
+    parents = {network.id: runs[network.id][0] for network in workspace.study.networks}
+    fits = {network.id: partial(_tuned_on, workspace, network, parents[network.id])
+            for network in workspace.study.networks}  # fmt: skip
+    return held_out.hold_out(workspace, column, workspace.finetuning_store, parents, fits)
 
 
 def _predictions(workspace: StudyWorkspace, runs, fitted: Path) -> dict[str, pd.DataFrame]:
@@ -287,7 +329,7 @@ def _differences(workspace: StudyWorkspace, name: str, one: pd.DataFrame, volume
 def _export(outcome: Outcome) -> None:
     """A bundle of every network; of its pretrained state, too, where the configuration says so."""
     workspace = outcome.workspace
-    card = read_card(workspace.study.card_path)
+    card = with_facts(read_card(workspace.study.card_path), workspace.study)
     test = workspace.finetuning_part(TEST)
     for network in workspace.study.networks:
         pretrained, tuned = outcome.runs[network.id]

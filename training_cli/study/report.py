@@ -306,8 +306,9 @@ def _too_small(place: StudyWorkspace, figures: Path) -> Path | None:
     from ..cohort.prepare import read_cases
     from ..cohort.tables import read_table
 
+    study = place.study
     left_out = set(place.pretrain_store.rejected["patient_id"])
-    cases, _ = read_cases(read_table(place.study.manifest, "manifest"), place.study.pretrain.where, None)
+    cases, _ = read_cases(read_table(study.manifest_of(study.pretrain), "manifest"), study.pretrain.where, None)
     for case in cases:
         if case.patient_id not in left_out:
             continue

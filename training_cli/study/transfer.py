@@ -125,10 +125,10 @@ def transfer(study: TransferStudy, folder, jobs: int = 1, log: Log = print) -> T
 
 def _prepare(workspace: TransferWorkspace) -> None:
     study = workspace.study
-    workspace.prepare("pretrain", study.pretrain, study.manifest)
+    workspace.prepare("pretrain", study.pretrain)
     for population in study.population:
         if not population.pretraining:
-            workspace.prepare(population.name, population, study.manifest_of(population))
+            workspace.prepare(population.name, population)
 
 
 def _folds(workspace: TransferWorkspace, seed: int) -> np.ndarray:

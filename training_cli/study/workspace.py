@@ -39,7 +39,7 @@ class Workspace:
     def store(self, name: str) -> Store:
         return open_store(self.folder / "stores" / name)
 
-    def prepare(self, name: str, cohort: Cohort, manifest: Path) -> None:
+    def prepare(self, name: str, cohort: Cohort) -> None:
         """Cut the slices of a cohort into the store of that name, unless that has been done."""
         folder = self.folder / "stores" / name
         if (folder / STORE_FILE).is_file():
@@ -47,6 +47,6 @@ class Workspace:
         study = self.study
         self.log(f"Preparing {cohort.label}")
         prepare.prepare(
-            manifest, folder, study.data.preprocessing, jobs=self.jobs, where=cohort.where, log=self.log,
-            clinical=study.clinical if manifest == study.manifest else None,
+            study.manifest_of(cohort), folder, study.data.preprocessing, jobs=self.jobs, where=cohort.where,
+            log=self.log, clinical=study.clinical_of(cohort),
         )  # fmt: skip
