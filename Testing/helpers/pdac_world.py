@@ -54,9 +54,7 @@ def make_world(folder: Path, seed: int = 3) -> World:
 def _series(collection: str) -> pd.DataFrame:
     import idc_index_data
 
-    rows = pd.read_parquet(
-        idc_index_data.IDC_INDEX_PARQUET_FILEPATH, filters=[("collection_id", "==", collection)]
-    )
+    rows = pd.read_parquet(idc_index_data.IDC_INDEX_PARQUET_FILEPATH, filters=[("collection_id", "==", collection)])
     return rows.sort_values(["PatientID", "SeriesInstanceUID"])
 
 
@@ -131,9 +129,9 @@ def _structures(about: dict, frame: str, ct: str, name: str, radius: float):
         height = (k - (SHAPE[0] - 1) / 2) * SPACING[0]
         if abs(height) < radius:
             angle, width = np.linspace(0, 2 * np.pi, 60, endpoint=False), np.sqrt(radius**2 - height**2)
-            middle = [(n - 1) / 2 for n in SHAPE[2:0:-1]]
-            points = np.stack([middle[0] * SPACING[2] + width * np.cos(angle), middle[1] * SPACING[1] + width * np.sin(angle)], axis=1)
-            points = np.column_stack([points + (-45.0, -40.0), np.full(60, 100.0 + k * SPACING[0])])
+            x = -45.0 + (SHAPE[2] - 1) / 2 * SPACING[2] + width * np.cos(angle)
+            y = -40.0 + (SHAPE[1] - 1) / 2 * SPACING[1] + width * np.sin(angle)
+            points = np.column_stack([x, y, np.full(60, 100.0 + k * SPACING[0])])
             contours.append(item(ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=60,
                                  ContourData=[round(float(v), 3) for v in points.ravel()]))  # fmt: skip
     found = item(SOPClassUID=RTStructureSetStorage, SOPInstanceUID=new_uid(), Modality="RTSTRUCT",

@@ -40,7 +40,7 @@ def fetch_cohorts(study: Study | TransferStudy, endpoint=None, index=None, log: 
     for cohort in study.cohort:
         folder = ensure_output_folder(study.folder / cohort.name)
         log(f"Downloading '{cohort.collection}'")
-        download.fetch(cohort.collection, folder, endpoint, index, cohort.patients, log)
+        download.fetch(cohort.collection, folder, endpoint, index, cohort.patients, log=log)
         join(study, cohort, folder, log)
 
 

@@ -7,8 +7,10 @@ WORK/held_out/baselines-<number>/    the comparisons, fitted without that group
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,6 +82,7 @@ def _predicted(workspace: Workspace, store: Store, groups, number: int, parents,
             risks[model] = pd.Series(risk_at(survival, run.edges_days, workspace.horizon), test.patient_ids)
     folder = workspace.folder / "held_out" / f"baselines-{number}"
     if not (folder / "baselines.json").is_file():
+        _with_known_features(workspace, folder)
         baselines.run(train, test, folder, network=next(iter(tuned.values())), models=workspace.study.baselines,
                       horizons=[workspace.horizon], seed=workspace.study.seed, jobs=workspace.jobs,
                       max_slices=workspace.max_slices, tell=workspace.log)  # fmt: skip
@@ -93,6 +96,13 @@ def _predicted(workspace: Workspace, store: Store, groups, number: int, parents,
     each = [outcome.assign(model=model, **{column: risk.reindex(test.patient_ids).to_numpy(float)})
             for model, risk in risks.items()]  # fmt: skip
     return pd.concat(each).dropna()
+
+
+def _with_known_features(workspace: Workspace, folder: Path) -> None:
+    """PyRadiomics' features of all patients, where they were computed before: they depend on the image alone."""
+    known = workspace.folder / "baselines" / "features.csv"
+    if known.is_file():
+        shutil.copyfile(known, ensure_output_folder(folder) / known.name)
 
 
 def _scored(workspace: Workspace, table: pd.DataFrame) -> list[dict]:

@@ -18,6 +18,8 @@ from ..cohort.store import Store
 from ..evaluation import metrics
 from ..figures import study as report_figures
 from ..training.runs import patient_survival, risk_column
+from . import held_out
+from .fetch import facts_of
 from .html import Figure, Report, Section, Table, write_report
 from .pipeline import FINETUNE, TEST, Outcome, StudyWorkspace, network_predictions
 
@@ -43,6 +45,7 @@ def write(outcome: Outcome, folder) -> Path:
         summary=_summary(outcome),
         sections=[
             _comparison(outcome, figures),
+            *_held_out(outcome),
             _cohorts(outcome),
             _choosing(outcome),
             _training(outcome, figures),
@@ -71,6 +74,8 @@ def _summary(outcome: Outcome) -> list[str]:
     if "volume" in outcome.predictions:
         sentences.append(f"Tumour volume alone: {_in_words(outcome, 'volume')}.")
         sentences += [_against_volume(outcome, network.id, network.title) for network in place.study.networks]
+    few = metrics.what_few_can_show(test.time, test.event, seed=place.study.seed)
+    sentences += [few] if few else []
     preferred = next(n for n in place.study.networks if n.id == outcome.preferred)
     sentences.append(f"Cross-validation on the training patients prefers: {preferred.title}.")
     return sentences
@@ -99,6 +104,26 @@ def _comparison(outcome: Outcome, figures: Path) -> Section:
     return Section("The paper's Table 1, and ours", items)
 
 
+def _held_out(outcome: Outcome) -> list[Section]:
+    """Each centre predicted from the others."""
+    if outcome.held_out is None:
+        return []
+    place, table = outcome.workspace, outcome.held_out
+    column, store = place.study.finetuning.hold_out, place.finetuning_store
+    words = [
+        f"Every model is fitted on the patients of all values of '{column}' but one, and predicts that one. Values "
+        f"with fewer than {held_out.FEW_PATIENTS} patients are held out together as '{held_out.OTHERS}'. Patients of "
+        "both parts are used; nothing was chosen by it. Concordance compares patients of the same group alone; its mean is "
+        "weighted by the groups' patients."
+    ]
+    groups = held_out.centres(store, column)
+    for group in np.unique(groups):
+        inside = groups == group
+        few = metrics.what_few_can_show(store.time[inside], store.event[inside], seed=place.study.seed)
+        words += [f"{group}: {few}"] if few else []
+    return [Section(f"Each {column} held out", [*words, _table(f"Each {column} held out", table, "held_out")])]
+
+
 def _cohorts(outcome: Outcome) -> Section:
     place = outcome.workspace
     header = ["Cohort", "Patients", "With a usable slice", "Deaths among these", "Slices", "Usable slices", "Kept",
@@ -123,11 +148,31 @@ def _cohorts(outcome: Outcome) -> Section:
         for reason, count in _reasons(store).items()
     ]  # fmt: skip
     return Section("Patients and slices", [
+        *_downloaded(place),
         Table("Cohorts", header, rows, "Slices: after the slice step.", "cohorts"),
         Table("The fine-tuning cohort's two parts", ["Part", "Patients", "Usable", "Deaths among these"], parts,
               "Split once by patient, stratified by death, before anybody was excluded.", "split"),
         Table("Excluded patients", ["Cohort", "Reason", "Patients"], reasons, "", "excluded"),
     ])  # fmt: skip
+
+
+def _downloaded(place: StudyWorkspace) -> list:
+    """From the collections to the patients with images and follow-up."""
+    facts = facts_of(place.study)
+    if not facts:
+        return []
+    header = ["Cohort", "Collection", "With a chosen contour", "Left a choice", "With follow-up", "Deaths",
+              "Follow-up from", "Days count from"]  # fmt: skip
+    keys = ("name", "collection", "patients", "ambiguous", "followed", "deaths", "clinical_table", "time_origin")
+    rows = [[each[key] for key in keys] for each in facts]
+    note = "Who was chosen and why is in selection.csv of each cohort's folder, who has no follow-up in "
+    note += "without_follow_up.csv. Who died is followed to death, who lived to the last follow-up."
+    centres = [[each["name"], *centre] for each in facts for centre in each["centres"]]
+    return [
+        Table("From the collections to the cohorts", header, rows, note, "collections"),
+        Table("Centres", ["Cohort", "Centre", "Patients", "Deaths"], centres, "As read from the UIDs of the CT, which "
+              "number who submitted it; empty where the collection has no such numbers.", "centres"),
+    ]  # fmt: skip
 
 
 def _choosing(outcome: Outcome) -> Section:

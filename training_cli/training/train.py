@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -161,6 +163,16 @@ def pretrain(
     return trainer.finish(
         output, {**plan, **outcome_of(len(examples.images), len(set(examples.owners)), losses, store)}
     )
+
+
+def seconds_per_slice(examples: Examples, settings: Settings, devices: Devices = Devices()) -> float:
+    """How long this machine trains on one slice: measured in one epoch, after another that warms up."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _Trainer(examples, settings, _start_fabric(devices, Path(folder)))
+        trainer.epoch(0)
+        start = time.perf_counter()
+        trainer.epoch(1)
+        return (time.perf_counter() - start) / len(epoch_order(examples, settings, 1))
 
 
 class _Windowed(torch.nn.Module):
