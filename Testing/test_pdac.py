@@ -42,8 +42,9 @@ def smaller_study(folder):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from pdac_world import files_of, make_world
     from s3_server import S3Server
+
+    from pdac_world import files_of, make_world
 
     made, server = make_world(tmp_path_factory.mktemp("world")), S3Server()
     for bucket, key, path in files_of(made):

@@ -112,9 +112,9 @@ def _held_out(outcome: Outcome) -> list[Section]:
     column, store = place.study.finetuning.hold_out, place.finetuning_store
     words = [
         f"Every model is fitted on the patients of all values of '{column}' but one, and predicts that one. Values "
-        f"with fewer than {held_out.FEW_PATIENTS} patients are held out together as '{held_out.OTHERS}'. Patients of "
-        "both parts are used; nothing was chosen by it. Concordance compares patients of the same group alone; its mean is "
-        "weighted by the groups' patients."
+        f"with fewer than {held_out.FEW_PATIENTS} patients are held out together as '{held_out.OTHERS}'. Patients "
+        "of both parts are used; nothing was chosen by it. Concordance compares patients of the same group alone; its "
+        "mean is weighted by the groups' patients."
     ]
     groups = held_out.centres(store, column)
     for group in np.unique(groups):
