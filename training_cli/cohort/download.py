@@ -1,6 +1,7 @@
 """Public cohorts from NCI Imaging Data Commons: contours, then the CT that they refer to, and the clinical table.
 
-The list of series comes with the package idc-index-data, so the selection works offline. Only ``fetch`` uses the network.
+The list of series comes with the package idc-index-data, so the selection works offline. Only ``fetch`` uses the
+network.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -146,7 +147,7 @@ def _list(wanted: list[Folder], endpoint: Endpoint) -> tuple[dict[Folder, list[O
     errors = _run([f'ls -e "{prefix}/*"' for prefix in by_prefix], endpoint, take)
     problems = {}
     for prefix, folder in by_prefix.items():
-        own = [error for error in errors if prefix in error.get("command", "")]
+        own = [error for error in errors if f"{prefix}/" in error.get("command", "")]
         if own or not listed[folder]:
             problems[folder.name] = (own or errors or [{"error": "no object found"}])[0]["error"]
             del listed[folder]
@@ -225,7 +226,7 @@ def _missing(objects: list[Object], part: Path) -> list[Object]:
     here = {item.name for item in objects if _same(part / item.name, item)}
     for path in part.iterdir():
         if path.name not in here:
-            path.unlink()
+            path.unlink(missing_ok=True)  # an s5cmd whose parent was killed may still be at it
     return [item for item in objects if item.name not in here]
 
 
@@ -237,6 +238,9 @@ def _finish(objects: list[Object], part: Path, final: Path) -> str | None:
     if final.exists():  # not whole: files of it are missing or were changed
         shutil.rmtree(final)
     part.rename(final)
+    for path in final.iterdir():
+        if path.name not in {item.name for item in objects}:
+            path.unlink(missing_ok=True)
     return None
 
 
@@ -275,7 +279,7 @@ def _failed(wanted: list[Folder], problems: dict[str, str], endpoint: Endpoint) 
         what, advice = explained[others[0]]
         return CNNSurvivalError(
             f"{len(failed)} of {len(wanted)} series could not be fetched from {endpoint.url}, first that of "
-            f"{others[0].about}: {what}; {advice}, and give the same command again to continue."
+            f"{others[0].about}: {what}; {advice}, then give the same command again to continue."
         )
     what, _ = explained[index[0]]
     if index[0].files is None:
@@ -285,7 +289,7 @@ def _failed(wanted: list[Folder], problems: dict[str, str], endpoint: Endpoint) 
     problem = "is in the index but not in the bucket" if what == MISSING else f"is not as in the index: {what}"
     return CNNSurvivalError(
         f"{len(index)} of {len(wanted)} series could not be fetched from {endpoint.url}: that of {named} {problem}; "
-        "update idc-index, or leave the patient out with --without, and give the same command again."
+        "update idc-index, or leave the patient out with --without, then give the same command again."
     )
 
 
@@ -310,34 +314,46 @@ def program() -> str:
 def _run(lines: list[str], endpoint: Endpoint, take: Callable[[dict], None]) -> list[dict]:
     """Run s5cmd's commands, several at once; ``take`` gets each record that it prints, as it comes.
 
-    Returns its errors, each with "command" and "error".
+    Any error but that of an object that is not there ends all: s5cmd has tried several times by then, and would do so
+    again for each of thousands of files.
+
+    Returns the errors, each with "command" and "error".
     """
     if not lines:
         return []
     with tempfile.TemporaryDirectory() as folder:
-        commands, errors = Path(folder) / "commands.txt", Path(folder) / "errors.txt"
+        commands = Path(folder) / "commands.txt"
         commands.write_text("\n".join(lines) + "\n", encoding="utf-8")
         call = [program(), "--no-sign-request", "--endpoint-url", endpoint.url, "--json", "-r", str(RETRIES),
                 "--numworkers", str(WORKERS), "run", str(commands)]  # fmt: skip
-        with errors.open("wb") as stream:
-            process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=stream, stdin=subprocess.DEVNULL)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        with subprocess.Popen(call, **pipes) as process:  # type: ignore[call-overload]
+            errors: list[dict] = []
+            watch = threading.Thread(target=_watch, args=(process, errors), daemon=True)
+            watch.start()
             try:
-                assert process.stdout is not None
                 for line in process.stdout:
                     record = _record(line)
                     if record:
                         take(record)
-                code = process.wait()
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-                process.stdout.close()
-        text = errors.read_text(encoding="utf-8", errors="replace")
-    found = [record for line in text.splitlines() if "error" in (record := _record(line))]
-    if code and not found:
-        found = [{"error": text.strip()[-300:] or f"s5cmd ended with the code {code}"}]
-    return found
+            except BaseException:
+                process.kill()
+                raise
+            watch.join()
+            code = process.wait()
+    return errors or ([{"error": f"s5cmd ended with the code {code}"}] if code else [])
+
+
+def _watch(process: subprocess.Popen, errors: list[dict]) -> None:
+    """Collect what s5cmd prints as errors, until it ends or must be ended."""
+    for line in process.stderr:
+        record = _record(line)
+        if "error" in record:
+            errors.append(record)
+            if explain(record["error"])[0] != MISSING:
+                process.kill()
+        elif not record and line.strip() and line.startswith((b"ERROR", b"error")):
+            errors.append({"error": line.decode("utf-8", "replace").strip()})
 
 
 def _record(line) -> dict:

@@ -1,8 +1,8 @@
 """Which contour and which CT of each patient: rules on the index's rows, and on what the contours say of themselves.
 
-Contours first: which CT one was drawn on, only the contour itself says. So ``plan`` chooses contours by the index alone,
-and ``choose`` a pair for each patient once they are here. What the rules cannot decide is marked as ambiguous, with the
-reason and the candidates.
+Contours first: which CT one was drawn on, only the contour itself says. So ``plan`` chooses contours by the index
+alone, and ``choose`` a pair for each patient once they are here. What the rules cannot decide is marked as ambiguous,
+with the reason and the candidates.
 """
 
 from __future__ import annotations

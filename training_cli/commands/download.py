@@ -21,6 +21,7 @@ of the data. FOLDER/selection.csv is a manifest for 'cnn-survival prepare', whic
 chosen, and what is ambiguous. If the download is stopped, the same command continues it.
 """
 ENDPOINT = "aws, gcs or a mirror's address (default: $CNNSURVIVAL_S3_ENDPOINT, else $S3_ENDPOINT_URL, else aws)"
+RULES = "own rules of choice, in a file such as training_cli/cohort/collections.toml"
 INDEX = "another index of series, as parquet (default: $CNNSURVIVAL_IDC_INDEX, else that of idc-index)"
 
 
