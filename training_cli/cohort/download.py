@@ -1,199 +1,185 @@
-"""Public cohorts from NCI Imaging Data Commons: CT, contours and follow-up, ready for ``prepare``.
+"""Public cohorts from NCI Imaging Data Commons: contours, then the CT that they refer to, and the clinical table.
 
-The list of series comes with the package idc-index, so the selection works offline. Only the images and the clinical
-table are fetched over the network, and only without ``--dry-run``.
+The list of series comes with the package idc-index-data, so the selection works offline. Only ``fetch`` uses the
+network.
 """
 
 from __future__ import annotations
 
-import re
+import shutil
 from collections.abc import Callable
+from collections.abc import Collection as Names
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
-from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
 
-from ..options import install_command
+from . import s5cmd
+from .collections import collection_id, known_collection
+from .contour_file import read_contour
+from .idc_index import idc_version, read_index
+from .s5cmd import Endpoint, Folder
+from .selection import SELECTION_FILE, Choice, Plan, choose, plan, write_selection
 
-CONTOURS = ("RTSTRUCT", "SEG")
-
-
-class Known(NamedTuple):
-    """A collection that this project knows. segment: what ``prepare --segment`` should look for. analysis: the
-    analysis result that the contours belong to (None: the collection's own). description: a pattern that the
-    contours' SeriesDescription must match."""
-
-    about: str
-    segment: str
-    analysis: str | None = None
-    description: str = ""
-
-
-KNOWN = {
-    "nsclc_radiomics": Known("non-small cell lung cancer, the paper's cohort 1", "GTV-1"),
-    "nsclc_radiogenomics": Known("non-small cell lung cancer, resected", "."),
-    "cptac_pda": Known("pancreatic ductal adenocarcinoma", "pancreas", "cptac_pda_tumor_annotations", r"PANCREAS - 1$"),
-}
+CLINICAL_BUCKET = "idc-open-metadata"
+CLINICAL = "s3://{bucket}/bigquery_export/idc_{version}_clinical/{table}/*"
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What to download. patients: those with CT and contour; series: all that these need (idc-index's columns)."""
+class Estimate:
+    """What a download will take. patients: those with a CT and a contour; without: those who have none. bytes: at
+    most, as the largest CT of each patient's study may be the one."""
 
     collection: str
-    patients: list[str]
-    series: pd.DataFrame
-    without: list[str]  # patients without a CT and a contour of the same study
-
-    @property
-    def gigabytes(self) -> float:
-        return float(self.series["series_size_MB"].sum()) / 1000
-
-    @property
-    def licences(self) -> list[str]:
-        return sorted(self.series["license_short_name"].dropna().unique())
+    about: str
+    patients: int
+    without: int
+    contours: int
+    ambiguous: int
+    bytes: int
+    exact: bool
+    licences: tuple[str, ...]
 
 
-def select(index: pd.DataFrame, collection: str, patients: int | None = None) -> Selection:
-    """Choose one contour for each patient of a collection, and the CT series of its study.
+def make_plan(collection: str, index=None, patients: int | None = None, without: Names[str] = (),
+              collections=None) -> Plan:  # fmt: skip
+    """The candidates of a collection, offline. index: see ``read_index``; collections: see ``known_collection``."""
+    name = collection_id(collection)
+    return plan(read_index(name, index), name, known_collection(name, collections), patients, without)
 
-    index: idc-index's table, a row per series (collection_id, analysis_result_id, PatientID, StudyInstanceUID,
-    StudyDate, SeriesInstanceUID, SeriesDescription, Modality, series_size_MB, instanceCount, license_short_name).
-    Contours made by others' programs (analysis results) are left out, unless KNOWN says which to take. RTSTRUCT
-    goes before SEG, an earlier study before a later one. Which of several CT series the contour was drawn on, only
-    the contour itself says, so all of its study are taken; ``prepare`` finds the pair. patients: how many of
-    them, the first ones in the order of their ids (None: all).
 
-    Raises UsageError for a collection that IDC does not have, or that has no such patients.
+def estimate(chosen: Plan) -> Estimate:
+    """What fetching a plan will take."""
+    largest = [int(patient.ct["bytes"].max()) for patient in chosen.patients]
+    licences = pd.concat([chosen.contours, chosen.ct])["license_short_name"].dropna().unique()
+    return Estimate(
+        collection=chosen.collection,
+        about=chosen.known.about or "",
+        patients=len(chosen.patients),
+        without=len(chosen.without),
+        contours=len(chosen.contours),
+        ambiguous=sum(bool(patient.doubts) for patient in chosen.patients),
+        bytes=int(chosen.contours["bytes"].sum()) + sum(largest),
+        exact=all(len(patient.ct) == 1 and len(patient.contours) == 1 for patient in chosen.patients),
+        licences=tuple(sorted(licences)),
+    )
+
+
+def dry_run(collection: str, index=None, patients: int | None = None, without: Names[str] = (),
+            collections=None) -> tuple[list[tuple[str, str]], Estimate]:  # fmt: skip
+    """((label, text) for people, the numbers), offline."""
+    numbers = estimate(make_plan(collection, index, patients, without, collections))
+    return summary(numbers), numbers
+
+
+def summary(numbers: Estimate) -> list[tuple[str, str]]:
+    """What would be fetched, as (label, text) for people."""
+    more = f" ({numbers.without} more have no CT with such a contour)" if numbers.without else ""
+    size = f"{numbers.bytes / 1e9:.1f} GB"
+    rows = [
+        ("collection", numbers.collection + (f" ({numbers.about})" if numbers.about else "")),
+        ("patients", f"{numbers.patients}{more}"),
+        ("series", f"{numbers.contours} contours, and one CT for each patient"),
+        ("size", size if numbers.exact else f"at most {size}; the contours say which CT of a study is needed"),
+        ("licence", ", ".join(numbers.licences) or "not given"),
+    ]
+    if numbers.ambiguous:
+        rows.append(
+            ("ambiguous", f"{numbers.ambiguous} patients by the index alone; {SELECTION_FILE} says which and why")
+        )
+    return rows
+
+
+def fetch(collection: str, folder, endpoint: Endpoint | str | None = None, index=None, patients: int | None = None,
+          without: Names[str] = (), collections=None, log: Callable[[str], None] = print) -> Path:  # fmt: skip
+    """Fetch a collection into a folder; the same call continues one that was interrupted.
+
+    Parameters
+    ----------
+    collection : str
+        Its id at Imaging Data Commons.
+    folder : str or Path
+        Gets series/<SeriesInstanceUID>/*.dcm, only whole series; selection.csv, a manifest that says why each contour
+        and CT was chosen; and, where there is one that can be fetched, clinical/<table> and clinical.csv.
+    endpoint : Endpoint or str, optional
+        aws, gcs or a URL; see ``s5cmd.find_endpoint``.
+    index, collections : str or Path, optional
+        See ``idc_index.read_index`` and ``collections.known_collection``.
+    patients : int, optional
+        Only the first ones in the order of their ids.
+    without : collection of str
+        Patients to leave out.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    UsageError
+        For a collection, patient, endpoint or index that is not there.
+    CNNSurvivalError
+        If the network, the bucket or the disk fails: what is wrong and what to do. What is whole is kept.
     """
-    name = _id(collection)
-    own = index[index["collection_id"] == name]
-    if own.empty:
-        near = sorted(c for c in index["collection_id"].unique() if name.split("_")[0] in c)
-        hint = f"; did you mean {', '.join(near[:5])}?" if near else "."
-        raise UsageError(f"Imaging Data Commons has no collection '{collection}'{hint}")
-    known = KNOWN.get(name, Known("", "."))
-    found, without = [], []
-    for patient, series in own.groupby("PatientID", sort=True):
-        chosen = _choose(series, known)
-        if chosen is None:
-            without.append(str(patient))
-        else:
-            found.append((str(patient), chosen))
-    if not found:
-        raise UsageError(f"The collection '{collection}' has no patient with a CT and an RTSTRUCT or SEG.")
-    found = found[:patients]
-    return Selection(name, [patient for patient, _ in found], pd.concat([series for _, series in found]), without)
-
-
-def _choose(series: pd.DataFrame, known: Known) -> pd.DataFrame | None:
-    """The contour and the CT series of one patient."""
-    analysis = series["analysis_result_id"]
-    right = analysis.isna() if known.analysis is None else analysis == known.analysis
-    named = series["SeriesDescription"].fillna("").str.contains(known.description)
-    contours = series[series["Modality"].isin(CONTOURS) & right & named]
-    ct = series[(series["Modality"] == "CT") & analysis.isna()]
-    contours = contours[contours["StudyInstanceUID"].isin(ct["StudyInstanceUID"])]
-    if contours.empty:
-        return None
-    # RTSTRUCT sorts before SEG.
-    contour = contours.sort_values(["Modality", "StudyDate", "SeriesInstanceUID"]).iloc[[0]]
-    same_study = ct["StudyInstanceUID"] == contour["StudyInstanceUID"].iloc[0]
-    return pd.concat([contour, ct[same_study].sort_values("SeriesInstanceUID")])
-
-
-def summary(selection: Selection) -> list[tuple[str, str]]:
-    """What would be downloaded, as (label, text) for people."""
-    known = KNOWN.get(selection.collection)
-    kinds = selection.series["Modality"].value_counts()
-    return [
-        ("collection", selection.collection + (f" ({known.about})" if known else "")),
-        ("patients", f"{len(selection.patients)}" + (f" ({len(selection.without)} more have no CT with a contour)"
-                                                  if selection.without else "")),
-        ("series", ", ".join(f"{count} {kind}" for kind, count in kinds.items())),
-        ("size", f"{selection.gigabytes:.1f} GB"),
-        ("licence", ", ".join(selection.licences) or "not given"),
-    ]  # fmt: skip
-
-
-def open_client():
-    """idc-index's client. Raises UsageError where it is not installed."""
-    try:
-        from idc_index import IDCClient
-    except ImportError as error:
-        raise UsageError(f"idc-index is not installed here; run {install_command('download')}.") from error
-    return IDCClient()
-
-
-def offline_index() -> pd.DataFrame:
-    """The table of all series that idc-index brings along. Raises UsageError where it is not installed."""
-    try:
-        import idc_index_data
-    except ImportError as error:
-        raise UsageError(f"idc-index is not installed here; run {install_command('download')}.") from error
-    return pd.read_parquet(idc_index_data.IDC_INDEX_PARQUET_FILEPATH)
-
-
-def download(selection: Selection, folder, client, log: Callable[[str], None] = print) -> Path:
-    """Fetch the series, a folder each, into ``folder``/series; returns that folder, for ``prepare``.
-
-    Series that are complete are not fetched again. Raises CNNSurvivalError if the network or the disk fails.
-    """
+    endpoint = endpoint if isinstance(endpoint, Endpoint) else s5cmd.find_endpoint(endpoint)
+    s5cmd.program()
+    chosen = make_plan(collection, index, patients, without, collections)
     folder = ensure_output_folder(folder)
-    sizes = selection.series.set_index("SeriesInstanceUID")["instanceCount"]
-    missing = [uid for uid in sizes.index if _count(folder / "series" / uid) < sizes[uid]]
-    log(f"{len(sizes) - len(missing)} of {len(sizes)} series are here already.")
-    if missing:
-        try:
-            client.download_from_selection(
-                downloadDir=str(ensure_output_folder(folder / "series")), seriesInstanceUID=missing,
-                dirTemplate="%SeriesInstanceUID", show_progress_bar=True,
-            )  # fmt: skip
-        except Exception as error:  # s5cmd, network or disk; complete series are kept
-            raise CNNSurvivalError(
-                f"The download stopped ({type(error).__name__}: {error}); check the network and give the same command "
-                "again to continue."
-            ) from error
-    incomplete = [uid for uid in sizes.index if _count(folder / "series" / uid) < sizes[uid]]
-    if incomplete:
-        raise CNNSurvivalError(f"{len(incomplete)} series did not arrive whole; give the same command again.")
-    return folder / "series"
+    series = ensure_output_folder(folder / "series")
+    log(f"The contours of {len(chosen.patients)} patients")
+    s5cmd.fetch([_series(row) for _, row in chosen.contours.iterrows()], series, endpoint, log)
+    choices = choose_pairs(chosen, series)
+    write_selection(folder / SELECTION_FILE, choices, chosen.known)
+    paired = [choice for choice in choices if choice.ct is not None]
+    if not paired:
+        raise CNNSurvivalError(f"None of the contours can be used; '{folder / SELECTION_FILE}' says why.")
+    log(f"Their CT, {len(paired)} series; '{folder / SELECTION_FILE}' says why each was chosen")
+    s5cmd.fetch([_series(choice.ct) for choice in paired], series, endpoint, log)
+    _fetch_clinical(chosen, folder, endpoint, log)
+    return folder
 
 
-def download_clinical(selection: Selection, folder: Path, client) -> Path | None:
-    """IDC's clinical table of the collection as clinical.csv; None where there is none.
+def choose_pairs(chosen: Plan, series: Path) -> list[Choice]:
+    """A choice for each patient, from the contours that lie in ``series``."""
+    read = {}
+    for uid in chosen.contours["SeriesInstanceUID"]:
+        file = min((series / uid).iterdir())
+        read[uid] = read_contour(file, chosen.known.segment or ".")
+    return [choose(patient, read, chosen.known) for patient in chosen.patients]
 
-    Its columns are the source's own; 'cnn-survival prepare' takes their names as options.
-    """
+
+def _series(row: pd.Series) -> Folder:
+    about = f"patient {row['PatientID']} ({row['Modality']} {row['SeriesInstanceUID']})"
+    return Folder(row["SeriesInstanceUID"], row["series_aws_url"], int(row["instanceCount"]), int(row["bytes"]), about)
+
+
+def _fetch_clinical(chosen: Plan, folder: Path, endpoint: Endpoint, log: Callable[[str], None]) -> None:
+    """clinical/<table> and clinical.csv, or a sentence: the images can be used without."""
+    table, version = chosen.known.clinical, idc_version()
+    if table is None or version is None:
+        why = ("this project knows no clinical table of the collection" if table is None
+               else "idc-index-data, which gives the version of the table, is not installed here")  # fmt: skip
+        log(f"Follow-up was not fetched: {why}; the collection's page has it.")
+        return
+    url = CLINICAL.format(bucket=CLINICAL_BUCKET, version=version, table=table)
     try:
-        client.fetch_index("clinical_index")
-        index = client.clinical_index
-        names = index[index["collection_id"] == selection.collection]["short_table_name"].unique()
-        tables = [client.get_clinical_table(name) for name in names]
-    except Exception as error:
-        raise CNNSurvivalError(f"The clinical table could not be fetched ({error}); try again later.") from error
-    tables = [table for table in tables if table is not None and len(table)]
-    if not tables:
-        return None
-    table = max(tables, key=len)
-    path = folder / "clinical.csv"
-    write_csv(path, tuple(table), [[None if pd.isna(v) else v for v in row] for row in table.itertuples(index=False)])
-    return path
+        wanted = Folder(table, url, None, None, f"the clinical table {table}")
+        s5cmd.fetch([wanted], folder / "clinical", endpoint, log=lambda text: None)
+        frame = _read_clinical(folder / "clinical" / table)
+    except CNNSurvivalError as error:
+        log(f"Follow-up was not fetched. {error} The collection's page has a table, too.")
+        return
+    rows = [[None if pd.isna(value) else value for value in row] for row in frame.itertuples(index=False)]
+    write_csv(folder / "clinical.csv", tuple(frame), rows)
 
 
-def segment_pattern(collection: str) -> str | None:
-    """What ``prepare --segment`` should look for in a known collection."""
-    known = KNOWN.get(_id(collection))
-    return known.segment if known else None
-
-
-def _id(collection: str) -> str:
-    return re.sub(r"[-\s]+", "_", collection.strip().lower())
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for path in folder.glob("*.dcm")) if folder.is_dir() else 0
+def _read_clinical(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # pyarrow's many
+        shutil.rmtree(path, ignore_errors=True)
+        raise CNNSurvivalError(f"The clinical table '{path.name}' cannot be read ({error}).") from error

@@ -38,6 +38,7 @@ from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, p
 
 from ..options import install_command
 from .clinical import EVENT, ID, TIME, follow_up
+from .contour_file import REFERENCES, referenced_series
 from .store import (
     FORMAT,
     FORMAT_VERSION,
@@ -56,7 +57,6 @@ from .tables import one_row_each, read_table, where
 
 PARTS = ".parts"
 PAPER_SLICES = 2500  # what the paper keeps of a cohort
-REFERENCES = {"RTSTRUCT": "StructureSetROISequence", "SEG": "SegmentSequence"}
 
 
 def prepare(
@@ -134,7 +134,7 @@ def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[Case], list[
             if is_ct_slice(path, header):
                 series.setdefault((str(header.PatientID), str(header.SeriesInstanceUID)), path.parent)
             elif header.Modality in REFERENCES:
-                contours.append((str(header.PatientID), path, _referenced_series(header)))
+                contours.append((str(header.PatientID), path, referenced_series(header)))
     if not contours:
         raise UsageError(f"The folder '{root}' holds no RTSTRUCT or SEG; give the folder with CT series and contours.")
     cases, problems = [], []
@@ -167,15 +167,6 @@ def _one_pair(patient: str, series: dict, contours: list, segment: str | None):
     path, uid = matching[0]
     name = _choose_segment(path, segment) if segment else None
     return Case(image=str(series[uid]), mask=str(path), patient_id=patient, segment=name, series_uid=uid), None
-
-
-def _referenced_series(header) -> str | None:
-    with contextlib.suppress(AttributeError, IndexError):
-        if header.Modality == "SEG":
-            return str(header.ReferencedSeriesSequence[0].SeriesInstanceUID)
-        study = header.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
-        return str(study.RTReferencedSeriesSequence[0].SeriesInstanceUID)
-    return None
 
 
 def _choose_segment(path: Path, pattern: str) -> str | None:

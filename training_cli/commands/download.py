@@ -17,9 +17,12 @@ Fetch a public cohort (CT, contours and, where there is one, the clinical table)
     cptac_pda             pancreatic ductal adenocarcinoma
 
 Other collections with CT and RTSTRUCT or SEG work, too. --dry-run needs no network; it prints the size and the licence
-of the data. FOLDER/series gets the images for 'cnn-survival prepare'. If the download is stopped, the same command
-continues it.
+of the data. FOLDER/selection.csv is a manifest for 'cnn-survival prepare', which says why each contour and CT was
+chosen, and what is ambiguous. If the download is stopped, the same command continues it.
 """
+ENDPOINT = "aws, gcs or a mirror's address (default: $CNNSURVIVAL_S3_ENDPOINT, else $S3_ENDPOINT_URL, else aws)"
+RULES = "own rules of choice, in a file such as training_cli/cohort/collections.toml"
+INDEX = "another index of series, as parquet (default: $CNNSURVIVAL_IDC_INDEX, else that of idc-index)"
 
 
 def add_download(commands) -> None:
@@ -28,6 +31,12 @@ def add_download(commands) -> None:
     command.add_argument("collection", metavar="COLLECTION", help="its id at Imaging Data Commons")
     command.add_argument("--output", type=Path, metavar="FOLDER", help="where it goes")
     command.add_argument("--patients", type=whole_number, metavar="N", help="only the first N patients")
+    command.add_argument("--without", nargs="+", default=[], metavar="PATIENT", help="patients to leave out")
+    command.add_argument("--endpoint", metavar="WHERE", help=ENDPOINT)
+    command.add_argument("--index", type=Path, metavar="FILE", help=INDEX)
+    command.add_argument(
+        "--collections", type=Path, metavar="FILE", help="own rules, as training_cli/cohort/collections.toml"
+    )
     command.add_argument("--dry-run", action="store_true", help="print what would be fetched, and fetch nothing")
 
 
@@ -36,17 +45,16 @@ def _run(options) -> int:
         options.parser.error("give --output, or --dry-run")
     from ..cohort import download
 
-    selection = download.select(download.offline_index(), options.collection, options.patients)
-    print_table(download.summary(selection))
+    arguments = {name: getattr(options, name) for name in ("index", "patients", "without", "collections")}
+    rows, _ = download.dry_run(options.collection, **arguments)
+    print_table(rows)
     if options.dry_run:
         return DONE
-    client = download.open_client()
-    images = download.download(selection, options.output, client)
-    clinical = download.download_clinical(selection, options.output, client)
-    if clinical is None:
-        print("There is no clinical table at Imaging Data Commons; the collection's page has the follow-up.")
-    else:
+    folder = download.fetch(options.collection, options.output, options.endpoint, **arguments)
+    clinical = folder / "clinical.csv"
+    if clinical.is_file():
         print(f"Follow-up is in '{clinical}'; name its columns with --id-column, --time-column and --event-column.")
-    pattern = download.segment_pattern(options.collection) or "PATTERN"
-    print(f"Next: cnn-survival prepare {images} --clinical TABLE --segment '{pattern}' --output STORE")
+    else:
+        clinical = "TABLE"
+    print(f"Next: cnn-survival prepare {folder / 'selection.csv'} --clinical {clinical} --output STORE")
     return DONE
