@@ -24,7 +24,7 @@ SMALLER = (
     ("at_epochs = [5, 10, 20]", "at_epochs = []"),
     ("crossvalidate = { epochs = 20 }", "crossvalidate = { epochs = 1 }\npretrain = { epochs = 2 }"),
     ("crossvalidate = true", "crossvalidate = { epochs = 1 }"),
-    ("epochs = 12\n", "epochs = 25\nbatch = 8\n"),
+    ("epochs = 12\n", "epochs = 16\nbatch = 8\n"),
     ("learning_rate = 3e-4", "learning_rate = 1e-3"),
 )
 
@@ -42,9 +42,8 @@ def smaller_study(folder):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from s3_server import S3Server
-
     from pdac_world import files_of, make_world
+    from s3_server import S3Server
 
     made, server = make_world(tmp_path_factory.mktemp("world")), S3Server()
     for bucket, key, path in files_of(made):

@@ -17,16 +17,20 @@ import pandas as pd
 from pydantic import Field
 
 from CNNSurvivalLib.errors import UsageError, existing
+from CNNSurvivalLib.files import write_csv
 from CNNSurvivalLib.io import tables
 
 from ..toml_file import FilledText, Text, checked, read_toml
 from ..toml_file import Table as TomlTable
 from .clinical import EVENT, ID, TIME
+from .collections import collection_id
+from .download import SELECTION_FILE
 from .tables import read_table
 
 MAPPINGS_FILE = Path(__file__).with_name("clinical_tables.toml")
 DAYS_PER_YEAR = 365.25
 ORIGIN = "time_origin"
+FOLLOW_UP_FILE, WITHOUT_FILE = "follow_up.csv", "without_follow_up.csv"
 MISSING = {"", "na", "n/a", "nan", "none", "null", "nat", "<na>", "'--", "--", "not reported", "not available",
            "not applicable", "unknown", "not allowed to collect"}  # fmt: skip
 ENDINGS = (".parquet", ".csv", ".tsv", ".txt", ".xlsx")
@@ -153,6 +157,32 @@ def follow_up(table: tables.Table, mapping: Mapping, patients: Sequence[str]) ->
     if "age_days" in mapping.covariates and "age_years" not in names:
         names.insert(0, "age_years")
     return FollowUp(pd.DataFrame(found, columns=[ID, TIME, EVENT, *names, ORIGIN]), missing, mapping.name, table.path)
+
+
+def chosen_patients(folder: Path) -> pd.DataFrame:
+    """The rows of a download's selection.csv with a CT, as text."""
+    selection = pd.read_csv(folder / SELECTION_FILE, dtype=str, keep_default_na=False)
+    return selection[selection["image"] != ""]
+
+
+def write_follow_up(
+    folder: Path, collection: str, clinical: Path | None = None, mapping: Path | None = None
+) -> FollowUp:
+    """Follow-up of the patients that a download chose; FOLLOW_UP_FILE and WITHOUT_FILE in its folder.
+
+    clinical: a table in place of the download's own. mapping: declarations of the user's own. Raises UsageError where
+    no table has the columns of a declaration; see ``find_follow_up``.
+    """
+    paths = [clinical] if clinical is not None else clinical_files(folder / "clinical")
+    found = find_follow_up(paths, collection_id(collection), list(chosen_patients(folder)[ID]), read_mappings(mapping))
+    write_table(folder / FOLLOW_UP_FILE, found.table)
+    write_csv(folder / WITHOUT_FILE, (ID, "reason"), found.missing)
+    return found
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A table as CSV; what is missing is an empty cell."""
+    write_csv(path, tuple(table), [[None if pd.isna(v) else v for v in row] for row in table.itertuples(index=False)])
 
 
 def clinical_files(folder: Path) -> list[Path]:

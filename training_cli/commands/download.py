@@ -51,10 +51,24 @@ def _run(options) -> int:
     if options.dry_run:
         return DONE
     folder = download.fetch(options.collection, options.output, options.endpoint, **arguments)
-    clinical = folder / "clinical.csv"
-    if clinical.is_file():
-        print(f"Follow-up is in '{clinical}'; name its columns with --id-column, --time-column and --event-column.")
-    else:
-        clinical = "TABLE"
+    clinical = _follow_up(folder, options.collection)
     print(f"Next: cnn-survival prepare {folder / 'selection.csv'} --clinical {clinical} --output STORE")
     return DONE
+
+
+def _follow_up(folder: Path, collection: str):
+    """The table of follow-up for ``prepare``, or a word in its place. The images can be used without."""
+    from CNNSurvivalLib.errors import UsageError
+
+    from ..cohort import follow_up
+
+    if not follow_up.clinical_files(folder / "clinical"):
+        return "TABLE"  # ``fetch`` has said why
+    try:
+        found = follow_up.write_follow_up(folder, collection)
+    except UsageError as error:
+        print(f"{error} All its columns are in '{folder / 'clinical.csv'}'.")
+        return "TABLE"
+    print(f"{len(found.table)} patients have follow-up, {int(found.table['event'].sum())} of them died; days count from "
+          f"{found.time_origin}. {len(found.missing)} have none ({follow_up.WITHOUT_FILE}).")  # fmt: skip
+    return folder / follow_up.FOLLOW_UP_FILE

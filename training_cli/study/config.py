@@ -3,7 +3,8 @@
     title, seed, horizons_days, bootstrap
     card         the texts of the model card, a TOML file beside this one (see ``models.card``)
     baselines    which of radiomics, outputs, volume, clinical to compare with
-    [[cohort]]   name, collection (at Imaging Data Commons), clinical, mapping, patients: a cohort to download
+    [[cohort]]   name, collection (at Imaging Data Commons), clinical, mapping, rules, without, patients: a cohort to
+                 download
     [data]       manifest (relative to this file, or to --data), clinical, slice_step_mm, pixel_size_mm, hu_window,
                  min_roi_px, max_slices
     [pretrain]   label, cohort (the name of a [[cohort]]), where (column = value, chooses rows of the manifest)
@@ -74,12 +75,15 @@ MANIFEST_FILE = "manifest.csv"  # of a [[cohort]], in its folder
 class PublicCohort(Table):
     """A cohort to download. name: its folder below the data folder. collection: its id at Imaging Data Commons.
     clinical: a table of follow-up in place of the collection's own. mapping: what its columns mean, where
-    ``cohort/clinical_tables.toml`` does not say it. patients: only the first ones."""
+    ``cohort/clinical_tables.toml`` does not say it. rules: which contours, where ``cohort/collections.toml`` is not to
+    decide. without: patients to leave out. patients: only the first ones."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$", description="a name of letters, digits, - and _")]
     collection: Text
     clinical: OptionalText = None
     mapping: OptionalText = None
+    rules: OptionalText = None
+    without: Annotated[list[Text], Field(description="a list of texts in quotes")] = []
     patients: WholeNumber | None = Field(None, description="a whole number, 1 or more")
 
 

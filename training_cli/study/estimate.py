@@ -16,6 +16,7 @@ import numpy as np
 from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.hazards import exponential_edges, survival_targets
 
+from ..cohort import download
 from ..training import train
 from .config import Cohort, Departures, Network, PublicCohort, Study, TransferStudy
 
@@ -49,7 +50,7 @@ def estimate(study: Study | TransferStudy, output, jobs: int = 1, index=None) ->
     if not isinstance(study, Study) or not study.cohort:
         raise UsageError(f"--dry-run needs a study of [[cohort]] tables to download and a table [finetuning]; "
                          f"'{study.path}' is another.")  # fmt: skip
-    sizes = {each.name: _size(each, index) for each in study.cohort}
+    sizes = {each.name: _size(study, each, index) for each in study.cohort}
     total = sum(size.bytes for size in sizes.values())
     times = _times(study, sizes, total, jobs)
     rows = [(each.name, _cohort_text(each, sizes[each.name])) for each in study.cohort]
@@ -67,10 +68,9 @@ def estimate(study: Study | TransferStudy, output, jobs: int = 1, index=None) ->
     return rows
 
 
-def _size(cohort: PublicCohort, index) -> Size:
-    from ..cohort import download
-
-    found = download.dry_run(cohort.collection, index, cohort.patients)[1]
+def _size(study: Study, cohort: PublicCohort, index) -> Size:
+    rules = None if cohort.rules is None else study.path.parent / cohort.rules
+    found = download.dry_run(cohort.collection, index, cohort.patients, cohort.without, rules)[1]
     return Size(found.patients, found.bytes, tuple(found.licences), found.exact)
 
 
@@ -137,7 +137,7 @@ def _slices(settings: train.Settings, patients: int) -> int:
     return min(settings.best_slices or SLICES * patients, SLICES * patients)
 
 
-def _discs(patients: int = 24, slices: int = 4) -> train.Examples:
+def _discs(patients: int = 12, slices: int = 4) -> train.Examples:
     """Slices to measure the speed on."""
     y, x = np.mgrid[:140, :140] - 69.5
     image = np.where(np.hypot(y, x) < DISC_PX, 130, 0).astype(np.uint8)

@@ -15,68 +15,60 @@ from pathlib import Path
 
 import pandas as pd
 
-from CNNSurvivalLib.errors import CNNSurvivalError, UsageError, existing
-from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
+from CNNSurvivalLib.errors import CNNSurvivalError, existing
+from CNNSurvivalLib.files import ensure_output_folder, write_json
 
+from ..cohort import download
 from ..cohort.clinical import EVENT, ID
-from ..cohort.follow_up import FollowUp, clinical_files, find_follow_up, read_mappings
+from ..cohort.download import SELECTION_FILE
+from ..cohort.follow_up import FollowUp, chosen_patients, write_follow_up, write_table
 from ..models.card import Card
 from .config import MANIFEST_FILE, PublicCohort, Study, TransferStudy
 
-SELECTION_FILE, FOLLOW_UP_FILE, FACTS_FILE = "selection.csv", "follow_up.csv", "cohort.json"
-WITHOUT_FILE = "without_follow_up.csv"
+FACTS_FILE = "cohort.json"
 IMAGE_COLUMNS = ("image", "mask", "series_uid", "segment")
 PLACEHOLDER = "{time_origin}"  # in a card's text
 
 
 def fetch_cohorts(study: Study | TransferStudy, endpoint=None, index=None, log: Callable[[str], None] = print) -> None:
     """Download what is not there yet, and write the manifests. Raises UsageError and CNNSurvivalError."""
-    from ..cohort import download
-
-    for cohort in study.cohort:  # before hours of downloads
-        for path, what in ((cohort.clinical, "clinical table"), (cohort.mapping, "mapping")):
-            if path is not None:
-                existing(study.path.parent / path, what)
-    for cohort in study.cohort:
+    rules = [_own_files(study, cohort)[2] for cohort in study.cohort]  # before hours of downloads
+    for cohort, own_rules in zip(study.cohort, rules):
         folder = ensure_output_folder(study.folder / cohort.name)
         log(f"Downloading '{cohort.collection}'")
-        download.fetch(cohort.collection, folder, endpoint, index, cohort.patients, log=log)
+        download.fetch(cohort.collection, folder, endpoint, index, cohort.patients, cohort.without, own_rules, log)
         join(study, cohort, folder, log)
 
 
 def join(study: Study | TransferStudy, cohort: PublicCohort, folder: Path, log: Callable[[str], None]) -> None:
     """Make a cohort's manifest of its selection and its clinical table."""
-    selection = pd.read_csv(folder / SELECTION_FILE, dtype=str, keep_default_na=False)
-    chosen = selection[selection["image"] != ""]
-    own = None if cohort.clinical is None else study.path.parent / cohort.clinical
-    mapping = None if cohort.mapping is None else study.path.parent / cohort.mapping
-    paths = [own] if own is not None else clinical_files(folder / "clinical")
-    if not paths:
-        raise UsageError(f"There is no clinical table for '{cohort.collection}'; name one with clinical = in the "
-                         f"[[cohort]] '{cohort.name}'.")  # fmt: skip
-    found = find_follow_up(paths, cohort.collection, list(chosen[ID]), read_mappings(mapping))
-    _write(folder / FOLLOW_UP_FILE, found.table)
-    write_csv(folder / WITHOUT_FILE, (ID, "reason"), found.missing)
-    facts = _facts(cohort, selection, chosen, found)
+    found = write_follow_up(folder, cohort.collection, *_own_files(study, cohort)[:2])
+    chosen = chosen_patients(folder)
+    facts = _facts(cohort, chosen, found)
     write_json(folder / FACTS_FILE, facts)
     log(f"{cohort.name}: {facts['patients']} patients with a contour, {facts['followed']} of them with follow-up, "
         f"{facts['deaths']} of whom died; days count from {found.time_origin}")  # fmt: skip
     kept = [ID, "centre", *IMAGE_COLUMNS]
     manifest = chosen[[name for name in kept if name in chosen]].merge(found.table, on=ID)
     before = _text(folder / MANIFEST_FILE)
-    _write(folder / MANIFEST_FILE, manifest)
+    write_table(folder / MANIFEST_FILE, manifest)
     if before not in ("", _text(folder / MANIFEST_FILE)):
         log(f"The patients of '{cohort.name}' are not those of the last run; delete the stores and what follows "
             "from them to work with these.")  # fmt: skip
 
 
-def _facts(cohort: PublicCohort, selection: pd.DataFrame, chosen: pd.DataFrame, found: FollowUp) -> dict:
+def _own_files(study: Study | TransferStudy, cohort: PublicCohort) -> list[Path | None]:
+    """The files beside the configuration that a cohort names: clinical table, mapping, rules. Raises UsageError."""
+    given = ((cohort.clinical, "clinical table"), (cohort.mapping, "mapping"), (cohort.rules, "rules"))
+    return [None if name is None else existing(study.path.parent / name, what) for name, what in given]
+
+
+def _facts(cohort: PublicCohort, chosen: pd.DataFrame, found: FollowUp) -> dict:
     followed = chosen.merge(found.table, on=ID)
     centres = followed.groupby("centre")[EVENT].agg(["size", "sum"]) if "centre" in followed else pd.DataFrame()
     return {
         "name": cohort.name,
         "collection": cohort.collection,
-        "patients_selected": len(selection),
         "patients": len(chosen),
         "ambiguous": int(chosen["ambiguous"].isin(["1", "True", "true", "yes"]).sum()) if "ambiguous" in chosen else 0,
         "followed": len(found.table),
@@ -122,10 +114,6 @@ def sentence(facts: dict) -> str:
         text += ". Centre, as read from the UID of the CT, which names who submitted it: "
         text += ", ".join(f"{name} ({size} patients, {deaths} died)" for name, size, deaths in facts["centres"])
     return text
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    write_csv(path, tuple(table), [[None if pd.isna(v) else v for v in row] for row in table.itertuples(index=False)])
 
 
 def _text(path: Path) -> str:
