@@ -671,3 +671,16 @@ def test_a_horizon_without_a_column_is_named(predictions, tmp_path, capsys):
     call = ["evaluate", "--predictions", str(predictions[1]), "--horizons", "30", "--output", str(tmp_path / "out")]
     assert main(call) == 2
     assert "has no column risk_30; it has risks at 365, 547.875 days" in capsys.readouterr().err
+
+
+def test_what_few_patients_can_show_is_kendalls_tau():
+    """Without censoring the concordance is (tau + 1) / 2, and the variance of tau under chance is known (Kendall)."""
+    n = 20
+    sentence = metrics.what_few_can_show(np.arange(1.0, n + 1), np.ones(n, bool))
+    error = np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))) / 2
+    needed = float(sentence.split("about ")[1].split("; ")[0].rstrip("."))
+    low, high = (float(word) for word in sentence.split("within ")[1].split(" (95")[0].split(" to "))
+    assert needed == pytest.approx(0.5 + 2.8 * error, abs=0.015)
+    assert (low, high) == pytest.approx((0.5 - 1.96 * error, 0.5 + 1.96 * error), abs=0.015)
+    assert "no model can be told from chance" in metrics.what_few_can_show(np.array([1.0, 2, 3]), np.ones(3, bool))
+    assert metrics.what_few_can_show(np.array([1.0, 2, 3]), np.zeros(3, bool)) is None

@@ -1,5 +1,6 @@
 """Two made-up cohorts under real names: 12 patients of nsclc_radiomics and 12 of cptac_pda, with the UIDs, folders and
-descriptions of the real index, as files of the buckets that hold them. Large tumours kill sooner, in both."""
+descriptions of the real index, as files of the buckets that hold them. Large tumours kill sooner, in both; those of the
+pancreas all in all."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ SPACING = (3.0, 1.0, 0.9)  # mm, as dicom_maker has it
 CENTRES = ("1078", "3320")
 CLINICAL_BUCKET = "idc-open-metadata"
 PATIENTS = 12
-DAYS_OF_SMALLEST = 2000
+DAYS_OF_SMALLEST = {"nsclc_radiomics": 4000, "cptac_pda": 1500}  # the level that fine-tuning has to learn
 ALIVE = -0.4  # tumours below this size: 4 of the 12 patients live to the end of their follow-up
 
 
@@ -41,7 +42,7 @@ def make_world(folder: Path, seed: int = 3) -> World:
         for size, (patient, own) in zip(ranks, series.groupby("PatientID")):
             sizes[patient] = float(size)
             rows += _patient(folder / "buckets", own, float(size), random)
-            days = int(DAYS_OF_SMALLEST * np.exp(-1.3 * (size + 1)) * random.uniform(0.9, 1.1))
+            days = int(DAYS_OF_SMALLEST[collection] * np.exp(-1.3 * (size + 1)) * random.uniform(0.9, 1.1))
             outcomes[collection, patient] = (days, int(size > ALIVE))
     index = folder / "index.parquet"
     pd.DataFrame(rows).to_parquet(index)

@@ -69,6 +69,7 @@ def _follow_up(folder: Path, collection: str):
     except UsageError as error:
         print(f"{error} All its columns are in '{folder / 'clinical.csv'}'.")
         return "TABLE"
-    print(f"{len(found.table)} patients have follow-up, {int(found.table['event'].sum())} of them died; days count from "
+    deaths = int(found.table["event"].sum())
+    print(f"{len(found.table)} patients have follow-up, {deaths} of them died; days count from "
           f"{found.time_origin}. {len(found.missing)} have none ({follow_up.WITHOUT_FILE}).")  # fmt: skip
     return folder / follow_up.FOLLOW_UP_FILE

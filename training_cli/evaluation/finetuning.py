@@ -90,21 +90,25 @@ def finetune(
     return save_run(output, info, found.weights)
 
 
-def can_compare(store: Store) -> bool:
-    """Whether the ways can be compared on these patients: it takes two deaths and two survivors."""
-    return min(int(store.event.sum()), int((~store.event).sum())) >= 2
-
-
-def tuned_weights(
+def kind_for_others(
     parent: Run, store: Store, learn: str, settings: train.Settings, max_slices: int, horizon_days: float
-) -> dict:
-    """The weights that ``finetune`` would give, without a folder; "auto" learns the level alone of patients who are
-    too few to compare the ways on."""
-    if learn == AUTO and can_compare(store):
-        table = compare(parent, store, settings, CHOOSABLE, max_slices=max_slices, horizon_days=horizon_days)
-        learn = table.loc[table["chosen"] == 1, "learn"].iloc[0]
-    elif learn == AUTO:
-        learn = "shift"
+) -> str:
+    """``learn``; in place of "auto" what a comparison chooses for patients of another disease than the parent's.
+
+    At least the level is learned, as another disease has another, shown or not; it alone where the ways cannot be
+    compared, which takes two deaths and two survivors.
+    """
+    if learn != AUTO:
+        return learn
+    if min(int(store.event.sum()), int((~store.event).sum())) < 2:
+        return "shift"
+    table = compare(parent, store, settings, CHOOSABLE, max_slices=max_slices, horizon_days=horizon_days)
+    chosen = table.loc[table["chosen"] == 1, "learn"].iloc[0]
+    return "shift" if chosen == "none" else chosen
+
+
+def tuned_weights(parent: Run, store: Store, learn: str, settings: train.Settings, max_slices: int) -> dict:
+    """The weights that ``finetune`` gives for one of ``last_layer.KINDS``, without a folder."""
     if learn == "free":
         return train.fit_last_layer(parent, store, settings)[0]
     features = last_layer.cohort_features(parent.weights, store, parent.edges_days, max_slices)

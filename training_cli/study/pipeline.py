@@ -155,8 +155,7 @@ def _train(workspace: StudyWorkspace, network: Network) -> tuple[Run, Run]:
     settings = _settings(workspace, training.PAPER, network.pretrain)
     pretrained = training.pretrain(workspace.pretrain_store, folder / "pretrain", settings, tell=workspace.log)
     store, settings = workspace.finetuning_part(FINETUNE), _finetune_settings(workspace, network)
-    learn = finetuning.AUTO if finetuning.can_compare(store) else "shift"
-    learn = learn if network.learn == finetuning.AUTO else network.learn
+    learn = _learn(workspace, network, pretrained, store)
     folder = folder / "finetune"
     return pretrained, finetuning.finetune(
         pretrained, store, folder, learn, settings, workspace.max_slices, workspace.log
@@ -169,8 +168,13 @@ def _finetune_settings(workspace: StudyWorkspace, network: Network) -> training.
 
 def _tuned_on(workspace: StudyWorkspace, network: Network, parent: Run, store: Store) -> dict:
     """The weights of a network that is fine-tuned on these patients; how much to learn is chosen on them, too."""
+    learn, settings = _learn(workspace, network, parent, store), _finetune_settings(workspace, network)
+    return finetuning.tuned_weights(parent, store, learn, settings, workspace.max_slices)
+
+
+def _learn(workspace: StudyWorkspace, network: Network, parent: Run, store: Store) -> str:
     settings = _finetune_settings(workspace, network)
-    return finetuning.tuned_weights(parent, store, network.learn, settings, workspace.max_slices, workspace.horizon)
+    return finetuning.kind_for_others(parent, store, network.learn, settings, workspace.max_slices, workspace.horizon)
 
 
 def _settings(workspace: StudyWorkspace, paper: training.Settings, *departures: Departures) -> training.Settings:

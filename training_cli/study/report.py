@@ -76,6 +76,7 @@ def _summary(outcome: Outcome) -> list[str]:
         sentences += [_against_volume(outcome, network.id, network.title) for network in place.study.networks]
     few = metrics.what_few_can_show(test.time, test.event, seed=place.study.seed)
     sentences += [few] if few else []
+    sentences += _held_out_in_words(outcome)
     preferred = next(n for n in place.study.networks if n.id == outcome.preferred)
     sentences.append(f"Cross-validation on the training patients prefers: {preferred.title}.")
     return sentences
@@ -122,6 +123,27 @@ def _held_out(outcome: Outcome) -> list[Section]:
         few = metrics.what_few_can_show(store.time[inside], store.event[inside], seed=place.study.seed)
         words += [f"{group}: {few}"] if few else []
     return [Section(f"Each {column} held out", [*words, _table(f"Each {column} held out", table, "held_out")])]
+
+
+def _held_out_in_words(outcome: Outcome) -> list[str]:
+    """A sentence for each network, and for volume."""
+    if outcome.held_out is None:
+        return []
+    table, column = outcome.held_out, outcome.workspace.study.finetuning.hold_out
+    means = table[table["group"] == held_out.WITHIN].set_index("model")
+    sentences = []
+    for network in outcome.workspace.study.networks:
+        row = means.loc[network.id]
+        text = f"Each {column} held out, compared within it: {network.title}, concordance {_shown(row)}"
+        difference = f"{network.id} minus volume"
+        if difference in means.index:
+            text += f"; less that of tumour volume alone {_shown(means.loc[difference])}"
+        sentences.append(f"{text}, {int(row['patients'])} patients.")
+    return sentences
+
+
+def _shown(row) -> str:
+    return f"{row['concordance']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
 
 
 def _cohorts(outcome: Outcome) -> Section:
