@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import threading
@@ -56,7 +57,8 @@ class FaultyFront:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                front.answer(self)
+                with contextlib.suppress(ConnectionError):  # who asked was killed
+                    front.answer(self)
 
             do_HEAD = do_GET
 
@@ -70,7 +72,8 @@ class FaultyFront:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         is_object = ".dcm" in handler.path and handler.command == "GET"
-        self.asked[handler.path] += is_object
+        if is_object:
+            self.asked[handler.path] += 1
         fault = self.fault if is_object else ""
         if fault in ("403", "503") or (fault == "503 twice" and self.asked[handler.path] <= 2):
             self._refuse(handler, int(fault[:3]))
@@ -90,7 +93,7 @@ class FaultyFront:
             content, handler.close_connection = content[: len(content) // 2], True
         if fault == "changed":
             content = content[:-1] + bytes([content[-1] ^ 1])
-        step = 4096 if fault == "slow" else len(content) or 1
+        step = 1024 if fault == "slow" else len(content) or 1
         for start in range(0, len(content), step):
             handler.wfile.write(content[start : start + step])
             if fault == "slow":

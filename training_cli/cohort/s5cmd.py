@@ -182,7 +182,7 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
     """Copy what is missing and rename what is whole; name -> problem of the rest."""
     from tqdm import tqdm
 
-    parts = {folder: target / (PART + folder.name) for folder in waiting}
+    parts = {folder: _as_part(target, folder.name) for folder in waiting}
     missing = {folder: _missing(objects, parts[folder]) for folder, objects in waiting.items()}
     left = {folder: len(objects) for folder, objects in missing.items()}
     owner = {item.url: folder for folder, objects in missing.items() for item in objects}
@@ -220,6 +220,16 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
     return problems
 
 
+def _as_part(target: Path, name: str) -> Path:
+    """The folder to fetch into; one that is not whole under its final name, as files were deleted, becomes it."""
+    final, part = target / name, target / (PART + name)
+    if final.exists() and part.exists():
+        shutil.rmtree(final)
+    elif final.exists():
+        final.rename(part)
+    return part
+
+
 def _missing(objects: list[Object], part: Path) -> list[Object]:
     """The objects that are not there yet, whole; whatever else lies in the folder is removed."""
     part.mkdir(parents=True, exist_ok=True)
@@ -235,8 +245,6 @@ def _finish(objects: list[Object], part: Path, final: Path) -> str | None:
     wrong = _missing(objects, part)
     if wrong:
         return f"{len(wrong)} files arrived with other content than the bucket says ({wrong[0].name})"
-    if final.exists():  # not whole: files of it are missing or were changed
-        shutil.rmtree(final)
     part.rename(final)
     for path in final.iterdir():
         if path.name not in {item.name for item in objects}:
