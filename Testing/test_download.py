@@ -246,11 +246,16 @@ def test_killed_at_20_moments(world, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     world.front.fault = "slow"
     chance = random.Random(14)
+    objects = sum(folder.files for folder in folders)
     for _ in range(20):
+        world.front.asked.clear()
+        left = objects - len(list(target.glob("*/*.dcm")))
+        moment = chance.randrange(max(left, 1))  # in objects that were asked for, so in the midst, however fast
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(task)], env=environment,
                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
         child.stdout.readline()  # it has begun
-        time.sleep(chance.uniform(0, 0.4))
+        while child.poll() is None and sum(world.front.asked.values()) < moment:
+            time.sleep(0.001)
         child.kill()
         child.wait()
         child.stdout.close()
