@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
+from CNNSurvivalLib.io.read import read_case
 from training_cli.cli import main
 from training_cli.cohort import download, s5cmd
 from training_cli.cohort.prepare import prepare
@@ -47,6 +48,7 @@ class World:
         self.front = FaultyFront(self.server.url)
         rows = pd.concat([
             idc_world.real_rows("nsclc_radiomics", LUNG), idc_world.real_rows("cptac_pda", tuple(DRAWN)),
+            idc_world.real_rows("nsclc_radiogenomics", ("R01-001",)),
         ])  # fmt: skip
         self.files: dict[str, list[bytes]] = {}
         for _, own in rows.groupby("PatientID"):
@@ -58,6 +60,12 @@ class World:
 
     def _draw(self, own: pd.DataFrame) -> None:
         """Files of the contours, and of the CT that they refer to. Other CT are in the index alone."""
+        if own["PatientID"].iloc[0] == "R01-001":
+            row = own[(own["Modality"] == "SEG") & own["analysis_result_id"].isna()].iloc[0]
+            ct = own[(own["Modality"] == "CT") & (own["StudyInstanceUID"] == row["StudyInstanceUID"])].iloc[-1]
+            self.files[row["SeriesInstanceUID"]] = idc_world.seg_files(row, ct, MASK)
+            self.files[ct["SeriesInstanceUID"]] = idc_world.ct_files(ct, HU)
+            return
         lung = own["PatientID"].iloc[0] in LUNG
         wanted = own[(own["Modality"] == "RTSTRUCT")
                      & (lung | own["SeriesDescription"].fillna("").str.match(r"Pre-Dose, PANCREAS - \d$"))]  # fmt: skip
@@ -155,6 +163,14 @@ def test_the_pancreas_cohort(world, tmp_path):
     assert all((folder / row["image"]).is_dir() and (folder / row["mask"]).is_dir() for row in rows.values())
     assert "The clinical table cptac_pda_clinical is not in the bucket at http://127.0.0.1" in said[-1]
     assert not (folder / "clinical.csv").exists()
+
+
+def test_a_collection_with_seg(world, tmp_path):
+    folder = download.fetch("nsclc_radiogenomics", tmp_path, world.front.url, world.index, log=quiet)
+    (row,) = table(folder / "selection.csv")
+    case = read_case(folder / row["image"], folder / row["mask"], row["segment"], row["series_uid"])
+    assert case.mask.sum() == MASK.sum() and case.hu[case.mask > 0].mean() == 40
+    assert world.assert_whole(folder / "series") == 2
 
 
 def test_dry_run_needs_no_network(world, monkeypatch, capsys):
@@ -304,7 +320,7 @@ def test_a_busy_server_is_asked_again(world, some, tmp_path):
 def test_no_server(some, tmp_path):
     with pytest.raises(CNNSurvivalError, match="the server cannot be reached; check the network and the endpoint"):
         s5cmd.fetch(some, tmp_path, s5cmd.find_endpoint("http://127.0.0.1:9"), quiet)
-    assert not list(tmp_path.glob("1*"))
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_a_series_that_the_bucket_does_not_have(world, some, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ RETRIES = 5  # with growing pauses, half a minute in all
 WORKERS = 32
 PART = ".part-"
 
+MISSING = "it is not in the bucket"
 # What s5cmd's messages contain -> what it means and what to do. The first that fits.
 PROBLEMS = (
     (("no space left", "disk quota exceeded", "not enough space"), "the disk is full",
@@ -40,14 +42,15 @@ PROBLEMS = (
      "check the endpoint; on a mirror, the objects must be readable by everyone"),
     (("status code: 503", "status code: 500", "status code: 429", "slowdown", "serviceunavailable"),
      "the server is busy (503 after several tries)", "wait a while"),
-    (("no object found", "nosuchkey", "nosuchbucket", "notfound", "status code: 404"), "it is not in the bucket",
+    (("no object found", "nosuchkey", "nosuchbucket", "notfound", "status code: 404"), MISSING,
      "check the endpoint"),
     (("unexpected eof", "connection reset", "broken pipe"), "the connection broke off", "check the network"),
     (("certificate", "x509"), "the server's certificate is not trusted", "check the endpoint"),
     (("connection refused", "no such host", "dial tcp", "timeout", "unreachable", "send request failed"),
      "the server cannot be reached", "check the network and the endpoint"),
+    (("can not contain glob",), "the name of the folder has a * or ?, which s5cmd does not take",
+     "choose another folder"),
 )  # fmt: skip
-MISSING = PROBLEMS[3][1]
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
                 if not left[folder]:
                     finish(folder)
 
-        lines = [f'cp "{item.url}" "{(parts[folder] / item.name).as_posix()}"'
+        lines = [f'cp "{item.url}" {shlex.quote((parts[folder] / item.name).as_posix())}'
                  for folder, objects in missing.items() for item in objects]  # fmt: skip
         errors = _run(lines, endpoint, take)
     for folder in waiting:
