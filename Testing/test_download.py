@@ -46,10 +46,8 @@ class World:
     def __init__(self, folder: Path):
         self.server = S3Server()
         self.front = FaultyFront(self.server.url)
-        rows = pd.concat([
-            idc_world.real_rows("nsclc_radiomics", LUNG), idc_world.real_rows("cptac_pda", tuple(DRAWN)),
-            idc_world.real_rows("nsclc_radiogenomics", ("R01-001",)),
-        ])  # fmt: skip
+        collections = ("nsclc_radiomics", "cptac_pda", "nsclc_radiogenomics")
+        rows = idc_world.real_rows(collections, (*LUNG, *DRAWN, "R01-001"))
         self.files: dict[str, list[bytes]] = {}
         for _, own in rows.groupby("PatientID"):
             self._draw(own)
@@ -214,6 +212,17 @@ def test_endpoints(monkeypatch):
     assert mirror.url == "https://mirror.example" and mirror.bucket("idc-open-data-cr") == "idc-open-data-cr"
     monkeypatch.setenv("CNNSURVIVAL_S3_ENDPOINT", "gcs")
     assert s5cmd.find_endpoint() == google and s5cmd.find_endpoint("aws").name == "aws"
+
+
+def test_buckets_have_other_names_at_google(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(s5cmd.URLS, "gcs", world.front.url)
+    uid = next(uid for uid in world.files if world.rows.loc[uid, "PatientID"] == LUNG[0])
+    key = world.rows.loc[uid, "series_aws_url"].removeprefix("s3://idc-open-data-cr/").removesuffix("*")
+    for number, content in enumerate(world.files[uid]):
+        world.server.put("idc-open-cr", f"{key}{number}.dcm", content)
+    s5cmd.fetch([world.folder(uid)], tmp_path, s5cmd.find_endpoint("gcs"), quiet)
+    assert world.assert_whole(tmp_path) == 1
+    assert all(path.startswith("/idc-open-cr/") for path in world.front.asked)
 
 
 # --- Going on ---------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import pandas as pd
 from training_cli.cohort.idc_index import idc_version
 
 
-def real_rows(collection: str, patients=None) -> pd.DataFrame:
-    """The rows of the installed index, with all columns of it."""
+def real_rows(collection, patients=None) -> pd.DataFrame:
+    """The rows of one collection or of several in the installed index, with all its columns."""
     import idc_index_data
 
-    filters = [("collection_id", "==", collection)]
+    filters = [("collection_id", "in", [collection] if isinstance(collection, str) else list(collection))]
     rows = pd.read_parquet(idc_index_data.IDC_INDEX_PARQUET_FILEPATH, filters=filters)
     return rows if patients is None else rows[rows["PatientID"].isin(patients)]
 

@@ -92,7 +92,8 @@ class Folder(NamedTuple):
 
 
 class Object(NamedTuple):
-    """An object of a bucket. md5: None where its ETag is no MD5, as for those that were uploaded in parts."""
+    """An object of a bucket. md5: its ETag; None where that is none, as for objects that were uploaded in parts. (The
+    ETag of an object that was encrypted with a key is none either, but nobody reads those without an account.)"""
 
     url: str
     name: str
@@ -130,7 +131,7 @@ def fetch(folders: list[Folder], target: Path, endpoint: Endpoint, log: Callable
     problems.update(_not_as_indexed(listed))
     waiting = {folder: objects for folder, objects in listed.items() if folder.name not in problems}
     _check_space(waiting, target)
-    problems.update(_copy(waiting, target, endpoint))
+    problems.update(_copy(waiting, target, endpoint, log))
     if problems:
         raise _failed(wanted, problems, endpoint)
 
@@ -181,7 +182,9 @@ def _check_space(waiting: dict[Folder, list[Object]], target: Path) -> None:
                                "needed; free some space or choose another folder.")  # fmt: skip
 
 
-def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint) -> dict[str, str]:
+def _copy(
+    waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint, log: Callable[[str], None]
+) -> dict[str, str]:
     """Copy what is missing and rename what is whole; name -> problem of the rest."""
     from tqdm import tqdm
 
@@ -191,6 +194,8 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
     owner = {item.url: folder for folder, objects in missing.items() for item in objects}
     problems: dict[str, str] = {}
 
+    whole: list[Folder] = []
+
     def finish(folder: Folder) -> None:
         try:
             problem = _finish(waiting[folder], parts[folder], target / folder.name)
@@ -198,6 +203,10 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
             problem = str(error)
         if problem:
             problems[folder.name] = problem
+            return
+        whole.append(folder)
+        if len(whole) * 10 // len(waiting) > (len(whole) - 1) * 10 // len(waiting):  # each tenth
+            log(f"{len(whole)} of {len(waiting)} series are fetched.")
 
     for folder in waiting:
         if not left[folder]:
@@ -350,7 +359,8 @@ def _run(lines: list[str], endpoint: Endpoint, take: Callable[[dict], None]) -> 
             except BaseException:
                 process.kill()
                 raise
-            watch.join()
+            finally:
+                watch.join()
             code = process.wait()
     return errors or ([{"error": f"s5cmd ended with the code {code}"}] if code else [])
 
