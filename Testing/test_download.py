@@ -344,6 +344,24 @@ def test_a_series_that_the_bucket_does_not_have(world, some, tmp_path):
     assert world.assert_whole(tmp_path) == len(some)
 
 
+def test_what_ended_the_transfer_is_said_of_all_that_it_ended(world, some, tmp_path, monkeypatch):
+    """And not what is wrong with another series."""
+    first, second, third = some[:3]
+    endpoint = s5cmd.find_endpoint(world.front.url)
+    errors = [{"command": f"ls {first.url}", "error": "no object found"},
+              {"command": f"ls {second.url}", "error": "AccessDenied: status code: 403"}]  # fmt: skip
+    monkeypatch.setattr(s5cmd, "_run", lambda lines, endpoint, take: errors)
+    with pytest.raises(CNNSurvivalError, match="3 of 3 series .* of patient .*: the server refuses access"):
+        s5cmd.fetch([first, second, third], tmp_path, endpoint, quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(world, some, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CNNSurvivalError, match="cannot be written .*; choose another folder"):
+        s5cmd.fetch(some, tmp_path / "file" / "series", s5cmd.find_endpoint(world.front.url), quiet)
+
+
 @pytest.mark.parametrize("change", ["an object is missing", "an object is shorter"])
 def test_a_series_that_is_not_as_in_the_index(world, some, tmp_path, change):
     many = next(folder for folder in some if folder.files > 1)

@@ -122,12 +122,22 @@ def fetch(folders: list[Folder], target: Path, endpoint: Endpoint, log: Callable
         At the end, if some could not be fetched: how many, the first one and why, and what to do. The others are
         there then, whole.
     """
+    try:
+        _fetch(folders, target, endpoint, log)
+    except OSError as error:
+        raise CNNSurvivalError(f"The folder '{target}' cannot be written ({error.strerror or error}); choose another "
+                               "folder, free some space or change its permissions.") from error  # fmt: skip
+
+
+def _fetch(folders: list[Folder], target: Path, endpoint: Endpoint, log: Callable[[str], None]) -> None:
     wanted = [folder for folder in folders if not is_whole(folder, target)]
     log(f"{len(folders) - len(wanted)} of {len(folders)} series are here already.")
     if not wanted:
         return
     target.mkdir(parents=True, exist_ok=True)
     listed, problems = _list(wanted, endpoint)
+    if any(map(_ends_all, problems.values())):
+        raise _failed(wanted, problems, endpoint)
     problems.update(_not_as_indexed(listed))
     waiting = {folder: objects for folder, objects in listed.items() if folder.name not in problems}
     _check_space(waiting, target)
@@ -151,11 +161,22 @@ def _list(wanted: list[Folder], endpoint: Endpoint) -> tuple[dict[Folder, list[O
     errors = _run([f'ls -e "{prefix}/*"' for prefix in by_prefix], endpoint, take)
     problems = {}
     for prefix, folder in by_prefix.items():
-        own = [error for error in errors if f"{prefix}/" in error.get("command", "")]
-        if own or not listed[folder]:
-            problems[folder.name] = (own or errors or [{"error": "no object found"}])[0]["error"]
+        problem = _problem(prefix, errors, None if listed[folder] else "no object found")
+        if problem:
+            problems[folder.name] = problem
             del listed[folder]
     return listed, problems
+
+
+def _problem(prefix: str, errors: list[dict], otherwise: str | None) -> str | None:
+    """What is wrong with a folder: its own error, else the one that ended all, else ``otherwise``."""
+    own = [error for error in errors if f"{prefix}/" in error.get("command", "")]
+    ending = [error for error in errors if _ends_all(error["error"])]
+    return (own or ending or [{"error": otherwise}])[0]["error"]
+
+
+def _ends_all(error: str) -> bool:
+    return explain(error)[0] != MISSING
 
 
 def _prefix(folder: Folder, endpoint: Endpoint) -> str:
@@ -227,8 +248,7 @@ def _copy(
         errors = _run(lines, endpoint, take)
     for folder in waiting:
         if left[folder]:
-            own = [error for error in errors if f"{_prefix(folder, endpoint)}/" in error.get("command", "")]
-            problems[folder.name] = (own or errors or [{"error": "s5cmd ended early"}])[0]["error"]
+            problems[folder.name] = _problem(_prefix(folder, endpoint), errors, "s5cmd ended early")
     return problems
 
 
@@ -371,7 +391,7 @@ def _watch(process: subprocess.Popen, errors: list[dict]) -> None:
         record = _record(line)
         if "error" in record:
             errors.append(record)
-            if explain(record["error"])[0] != MISSING:
+            if _ends_all(record["error"]):
                 process.kill()
         elif not record and line.strip() and line.startswith((b"ERROR", b"error")):
             errors.append({"error": line.decode("utf-8", "replace").strip()})
