@@ -12,11 +12,11 @@ import pandas as pd
 from training_cli.cohort.idc_index import idc_version
 
 
-def real_rows(collection: str, patients=None) -> pd.DataFrame:
-    """The rows of the installed index, with all columns of it."""
+def real_rows(collection, patients=None) -> pd.DataFrame:
+    """The rows of one collection or of several in the installed index, with all its columns."""
     import idc_index_data
 
-    filters = [("collection_id", "==", collection)]
+    filters = [("collection_id", "in", [collection] if isinstance(collection, str) else list(collection))]
     rows = pd.read_parquet(idc_index_data.IDC_INDEX_PARQUET_FILEPATH, filters=filters)
     return rows if patients is None else rows[rows["PatientID"].isin(patients)]
 
@@ -69,12 +69,24 @@ def rtstruct_files(row, ct_row, structures: dict[str, np.ndarray]) -> list[bytes
     return [_bytes(contours)]
 
 
+def seg_files(row, ct_row, mask: np.ndarray) -> list[bytes]:
+    """A DICOM SEG that refers to the CT of ``ct_row``, with the phantom's two segments."""
+    from training_cli.demo import phantom
+
+    slices = _slices(ct_row, np.zeros(mask.shape, np.int16))
+    both = {phantom.TUMOUR: mask.astype(np.float32), phantom.HEART: np.roll(mask, 3, axis=2).astype(np.float32)}
+    segments = phantom._segmentation(slices, both, _uids(row))
+    segments.PatientID, segments.SeriesInstanceUID = row["PatientID"], row["SeriesInstanceUID"]
+    segments.StudyInstanceUID = row["StudyInstanceUID"]
+    return [_bytes(segments)]
+
+
 def _slices(row, hu: np.ndarray) -> list:
     from training_cli.demo import phantom
 
     slices = [phantom._ct_slice(plane, k, _uids(row)) for k, plane in enumerate(hu)]
     for dataset in slices:
-        dataset.PatientID, dataset.PatientName = row["PatientID"], row["PatientID"]
+        dataset.PatientID, dataset.PatientName = row["PatientID"], row["PatientID"] + "^"
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = row["StudyInstanceUID"], row["SeriesInstanceUID"]
         dataset.SeriesDescription = row["SeriesDescription"] or ""
     return slices

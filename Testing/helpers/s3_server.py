@@ -65,12 +65,14 @@ class FaultyFront:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *arguments: None  # who asked was killed
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         is_object = ".dcm" in handler.path and handler.command == "GET"
-        self.asked[handler.path] += is_object
+        if is_object:
+            self.asked[handler.path] += 1
         fault = self.fault if is_object else ""
         if fault in ("403", "503") or (fault == "503 twice" and self.asked[handler.path] <= 2):
             self._refuse(handler, int(fault[:3]))
@@ -90,7 +92,7 @@ class FaultyFront:
             content, handler.close_connection = content[: len(content) // 2], True
         if fault == "changed":
             content = content[:-1] + bytes([content[-1] ^ 1])
-        step = 4096 if fault == "slow" else len(content) or 1
+        step = 1024 if fault == "slow" else len(content) or 1
         for start in range(0, len(content), step):
             handler.wfile.write(content[start : start + step])
             if fault == "slow":

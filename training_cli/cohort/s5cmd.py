@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ RETRIES = 5  # with growing pauses, half a minute in all
 WORKERS = 32
 PART = ".part-"
 
+MISSING = "it is not in the bucket"
 # What s5cmd's messages contain -> what it means and what to do. The first that fits.
 PROBLEMS = (
     (("no space left", "disk quota exceeded", "not enough space"), "the disk is full",
@@ -40,14 +42,15 @@ PROBLEMS = (
      "check the endpoint; on a mirror, the objects must be readable by everyone"),
     (("status code: 503", "status code: 500", "status code: 429", "slowdown", "serviceunavailable"),
      "the server is busy (503 after several tries)", "wait a while"),
-    (("no object found", "nosuchkey", "nosuchbucket", "notfound", "status code: 404"), "it is not in the bucket",
+    (("no object found", "nosuchkey", "nosuchbucket", "notfound", "status code: 404"), MISSING,
      "check the endpoint"),
     (("unexpected eof", "connection reset", "broken pipe"), "the connection broke off", "check the network"),
     (("certificate", "x509"), "the server's certificate is not trusted", "check the endpoint"),
     (("connection refused", "no such host", "dial tcp", "timeout", "unreachable", "send request failed"),
      "the server cannot be reached", "check the network and the endpoint"),
+    (("can not contain glob",), "the name of the folder has a * or ?, which s5cmd does not take",
+     "choose another folder"),
 )  # fmt: skip
-MISSING = PROBLEMS[3][1]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class Folder(NamedTuple):
 
 
 class Object(NamedTuple):
-    """An object of a bucket. md5: None where its ETag is no MD5, as for those that were uploaded in parts."""
+    """An object of a bucket. md5: its ETag; None where that is none, as for objects that were uploaded in parts. (The
+    ETag of an object that was encrypted with a key is none either, but nobody reads those without an account.)"""
 
     url: str
     name: str
@@ -118,16 +122,26 @@ def fetch(folders: list[Folder], target: Path, endpoint: Endpoint, log: Callable
         At the end, if some could not be fetched: how many, the first one and why, and what to do. The others are
         there then, whole.
     """
+    try:
+        _fetch(folders, target, endpoint, log)
+    except OSError as error:
+        raise CNNSurvivalError(f"The folder '{target}' cannot be written ({error.strerror or error}); choose another "
+                               "folder, free some space or change its permissions.") from error  # fmt: skip
+
+
+def _fetch(folders: list[Folder], target: Path, endpoint: Endpoint, log: Callable[[str], None]) -> None:
     wanted = [folder for folder in folders if not is_whole(folder, target)]
     log(f"{len(folders) - len(wanted)} of {len(folders)} series are here already.")
     if not wanted:
         return
     target.mkdir(parents=True, exist_ok=True)
     listed, problems = _list(wanted, endpoint)
+    if any(map(_ends_all, problems.values())):
+        raise _failed(wanted, problems, endpoint)
     problems.update(_not_as_indexed(listed))
     waiting = {folder: objects for folder, objects in listed.items() if folder.name not in problems}
     _check_space(waiting, target)
-    problems.update(_copy(waiting, target, endpoint))
+    problems.update(_copy(waiting, target, endpoint, log))
     if problems:
         raise _failed(wanted, problems, endpoint)
 
@@ -147,11 +161,22 @@ def _list(wanted: list[Folder], endpoint: Endpoint) -> tuple[dict[Folder, list[O
     errors = _run([f'ls -e "{prefix}/*"' for prefix in by_prefix], endpoint, take)
     problems = {}
     for prefix, folder in by_prefix.items():
-        own = [error for error in errors if f"{prefix}/" in error.get("command", "")]
-        if own or not listed[folder]:
-            problems[folder.name] = (own or errors or [{"error": "no object found"}])[0]["error"]
+        problem = _problem(prefix, errors, None if listed[folder] else "no object found")
+        if problem:
+            problems[folder.name] = problem
             del listed[folder]
     return listed, problems
+
+
+def _problem(prefix: str, errors: list[dict], otherwise: str | None) -> str | None:
+    """What is wrong with a folder: its own error, else the one that ended all, else ``otherwise``."""
+    own = [error for error in errors if f"{prefix}/" in error.get("command", "")]
+    ending = [error for error in errors if _ends_all(error["error"])]
+    return (own or ending or [{"error": otherwise}])[0]["error"]
+
+
+def _ends_all(error: str) -> bool:
+    return explain(error)[0] != MISSING
 
 
 def _prefix(folder: Folder, endpoint: Endpoint) -> str:
@@ -178,15 +203,19 @@ def _check_space(waiting: dict[Folder, list[Object]], target: Path) -> None:
                                "needed; free some space or choose another folder.")  # fmt: skip
 
 
-def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint) -> dict[str, str]:
+def _copy(
+    waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint, log: Callable[[str], None]
+) -> dict[str, str]:
     """Copy what is missing and rename what is whole; name -> problem of the rest."""
     from tqdm import tqdm
 
-    parts = {folder: target / (PART + folder.name) for folder in waiting}
+    parts = {folder: _as_part(target, folder.name) for folder in waiting}
     missing = {folder: _missing(objects, parts[folder]) for folder, objects in waiting.items()}
     left = {folder: len(objects) for folder, objects in missing.items()}
     owner = {item.url: folder for folder, objects in missing.items() for item in objects}
     problems: dict[str, str] = {}
+
+    whole: list[Folder] = []
 
     def finish(folder: Folder) -> None:
         try:
@@ -195,6 +224,10 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
             problem = str(error)
         if problem:
             problems[folder.name] = problem
+            return
+        whole.append(folder)
+        if len(whole) * 10 // len(waiting) > (len(whole) - 1) * 10 // len(waiting):  # each tenth
+            log(f"{len(whole)} of {len(waiting)} series are fetched.")
 
     for folder in waiting:
         if not left[folder]:
@@ -210,14 +243,23 @@ def _copy(waiting: dict[Folder, list[Object]], target: Path, endpoint: Endpoint)
                 if not left[folder]:
                     finish(folder)
 
-        lines = [f'cp "{item.url}" "{(parts[folder] / item.name).as_posix()}"'
+        lines = [f'cp "{item.url}" {shlex.quote((parts[folder] / item.name).as_posix())}'
                  for folder, objects in missing.items() for item in objects]  # fmt: skip
         errors = _run(lines, endpoint, take)
     for folder in waiting:
         if left[folder]:
-            own = [error for error in errors if f"{_prefix(folder, endpoint)}/" in error.get("command", "")]
-            problems[folder.name] = (own or errors or [{"error": "s5cmd ended early"}])[0]["error"]
+            problems[folder.name] = _problem(_prefix(folder, endpoint), errors, "s5cmd ended early")
     return problems
+
+
+def _as_part(target: Path, name: str) -> Path:
+    """The folder to fetch into; one that is not whole under its final name, as files were deleted, becomes it."""
+    final, part = target / name, target / (PART + name)
+    if final.exists() and part.exists():
+        shutil.rmtree(final)
+    elif final.exists():
+        final.rename(part)
+    return part
 
 
 def _missing(objects: list[Object], part: Path) -> list[Object]:
@@ -235,8 +277,6 @@ def _finish(objects: list[Object], part: Path, final: Path) -> str | None:
     wrong = _missing(objects, part)
     if wrong:
         return f"{len(wrong)} files arrived with other content than the bucket says ({wrong[0].name})"
-    if final.exists():  # not whole: files of it are missing or were changed
-        shutil.rmtree(final)
     part.rename(final)
     for path in final.iterdir():
         if path.name not in {item.name for item in objects}:
@@ -339,7 +379,8 @@ def _run(lines: list[str], endpoint: Endpoint, take: Callable[[dict], None]) -> 
             except BaseException:
                 process.kill()
                 raise
-            watch.join()
+            finally:
+                watch.join()
             code = process.wait()
     return errors or ([{"error": f"s5cmd ended with the code {code}"}] if code else [])
 
@@ -350,7 +391,7 @@ def _watch(process: subprocess.Popen, errors: list[dict]) -> None:
         record = _record(line)
         if "error" in record:
             errors.append(record)
-            if explain(record["error"])[0] != MISSING:
+            if _ends_all(record["error"]):
                 process.kill()
         elif not record and line.strip() and line.startswith((b"ERROR", b"error")):
             errors.append({"error": line.decode("utf-8", "replace").strip()})
