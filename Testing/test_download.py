@@ -128,14 +128,15 @@ def test_the_lung_cohort_from_the_network_to_a_store(world, tmp_path, monkeypatc
     monkeypatch.setenv("CNNSURVIVAL_S3_ENDPOINT", world.front.url)
     monkeypatch.setenv("CNNSURVIVAL_IDC_INDEX", str(world.index))
     assert main(["download", "NSCLC-Radiomics", "--output", str(tmp_path)]) == 0
-    assert f"prepare {tmp_path / 'selection.csv'} --clinical {tmp_path / 'clinical.csv'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"prepare {tmp_path / 'selection.csv'} --clinical {tmp_path / 'follow_up.csv'}" in said
+    assert "2 patients have follow-up" in said and "start of radiotherapy" in said
     assert world.assert_whole(tmp_path / "series") == 4
     rows = table(tmp_path / "selection.csv")
     assert [row["patient_id"] for row in rows] == list(LUNG)
     assert {row["segment"] for row in rows} == {"GTV-1"} and {row["ambiguous"] for row in rows} == {"0"}
-    columns = {"id_column": "dicom_patient_id", "time_column": "survivaltime", "event_column": "deadstatusevent"}
-    store = prepare(tmp_path / "selection.csv", tmp_path / "store", clinical=tmp_path / "clinical.csv",
-                    columns=columns, log=quiet)  # fmt: skip
+    source, follow_up = tmp_path / "selection.csv", tmp_path / "follow_up.csv"
+    store = prepare(source, tmp_path / "store", clinical=follow_up, log=quiet)
     assert store.info["counts"]["patients"] == 2
     # Again: nothing is fetched, and the table neither.
     world.front.asked.clear()

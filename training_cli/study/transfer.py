@@ -35,6 +35,7 @@ from ..training import last_layer
 from ..training import train as training
 from ..training.runs import Run, patients_sha256, risk_column
 from .config import PopulationCohort, TransferStudy
+from .fetch import with_facts
 from .workspace import Log, Workspace
 
 GROUP_COLUMNS = ("model", "group", "patients", "deaths", "concordance", "ipa")
@@ -93,7 +94,7 @@ class TransferOutcome:
 def transfer(study: TransferStudy, folder, jobs: int = 1, log: Log = print) -> TransferOutcome:
     """Work a study through, or continue it; raises UsageError and CNNSurvivalError with one sentence."""
     workspace = TransferWorkspace(study, ensure_output_folder(folder), jobs, log)
-    card = read_card(study.card_path)
+    card = with_facts(read_card(study.card_path), study)
     _prepare(workspace)
     log(f"Training '{study.network.id}'")
     run = training.pretrain(
