@@ -88,6 +88,7 @@ def _run(options) -> int:
     _check_options(options, formats)
     from ..models.formats import export_network
     from ..models.model_card import CARD_FILE
+    from ..progress import working
     from ..training.runs import load_network
 
     network, done = load_network(options.network), []
@@ -96,7 +97,8 @@ def _run(options) -> int:
             bundle = _export_bundle(options, network)
             done.append(("bundle", f"{bundle.id}, checked; read '{bundle.folder / CARD_FILE}'"))
         else:
-            exported = export_network(network, file_format, options.output)
+            with working(f"Exporting {file_format}"):
+                exported = export_network(network, file_format, options.output)
             done.append((file_format, f"'{exported.path}', read back; hazards differ by {exported.difference:.1g} at "
                          "most"))  # fmt: skip
     print_table(done)
