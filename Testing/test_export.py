@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bundle_maker import made_images, random_weights
-from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
+from bundle_maker import bundle_info, made_images, random_weights
+from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, load_bundle, save_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
@@ -416,3 +416,15 @@ def test_a_missing_package_is_named(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setitem(formats.PACKAGES, "onnx", ("no_such_package",))
     with pytest.raises(CNNSurvivalError, match="needs the package no_such_package"):
         formats.export_network(load_network(tiny_bundle.folder), "onnx", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "low, high, deaths, said", [(-0.1, 0.2, 7, True), (-1.5, 0.2, 90, True), (-0.1, 0.2, 90, False)]
+)
+def test_the_card_says_that_so_few_patients_cannot_carry_an_ipa(tmp_path, low, high, deaths, said):
+    info = bundle_info(random_weights())
+    info["cohorts"] = [{**info["cohorts"][0], "name": "test", "events": deaths}]
+    info["metrics"] = [{"name": "ipa", "cohort": "test", "horizon_days": 547.875, "value": 0.1, "ci_low": low,
+                        "ci_high": high}]  # fmt: skip
+    text = model_card(save_bundle(tmp_path / "bundle", info, random_weights()).info)
+    assert ("So few patients cannot carry an IPA" in text) is said

@@ -95,7 +95,8 @@ def _comparison(outcome: Outcome, figures: Path) -> Section:
         if name == "ipa":
             caption = " ".join([caption, *_ipa_cautions(outcome)[:1]])
         items.append(Figure(NAMES[name], path, caption))
-    items += [_table("All metrics on the test patients", outcome.metrics, "metrics_test"), *outcome.notes]
+    items.append(_table("All metrics on the test patients", outcome.metrics, "metrics_test"))
+    items += [" ".join(outcome.notes)] if outcome.notes else []
     if len(outcome.differences):
         items.append(_table("Differences from tumour volume alone, on the same patients", outcome.differences,
                             "differences_from_volume"))  # fmt: skip
