@@ -283,7 +283,10 @@ def _outcome(future: Future, task: _Task) -> Outcome:
 
 
 def _on_dask(tasks: list[_Task], scheduler: str, take: Callable[[int, Outcome], None]) -> None:
-    """take(number, outcome) of each task, as they end. The workers see the same folders under the same names."""
+    """take(number, outcome) of each task, as they end. The workers see the same folders under the same names.
+
+    After Ctrl-C a worker still ends the case that it is at; its folder may then be there, and its row is not.
+    """
     with dask_client(scheduler) as client:
         from distributed import as_completed as as_completed_there
 
@@ -301,7 +304,8 @@ def _outcome_from_dask(future, task: _Task) -> Outcome:
     try:
         return future.result()
     except Exception as error:  # the worker died again and again, or lacks this software
-        reason = f"The Dask worker could not do it ({type(error).__name__}: {error})."
+        text = " ".join(str(error).split())
+        reason = f"The Dask worker could not do it ({type(error).__name__}: {text})."
         return Outcome(task.case, None, reason)
 
 
