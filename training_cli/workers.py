@@ -12,7 +12,8 @@ from CNNSurvivalLib.errors import UsageError
 
 from .options import install_command
 
-# What one process may need: a CT of 512 x 512 x 600 voxels as NRRD takes 0.8 GB at most, as DICOM more.
+# What one process may need. At its peak a CT of 512 x 512 x 600 voxels takes 0.8 GB, as NRRD and as DICOM; 2.6 GB where
+# its rescale slope is no whole number, which is rare.
 CASE_BYTES = 2 * 1024**3
 CGROUPS = Path("/sys/fs/cgroup")
 
