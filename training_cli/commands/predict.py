@@ -159,7 +159,7 @@ def _check_predict_options(options) -> None:
     missing = [f"--{name}" for name in ("image", "mask") if getattr(options, name) is None]
     if not many and missing:
         error(f"give {' and '.join(missing)} (one case), or --manifest or --folder (many cases)")
-    if (options.device is not None) and options.engine != "torch":
+    if options.device is not None and options.engine != "torch":
         error("--device goes with --engine torch")
     _check_batch_options(options, batch=bool(many) or _several(options))
 
