@@ -13,7 +13,6 @@ import io
 import json
 import re
 import shutil
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
@@ -36,6 +34,7 @@ from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.io.tables import Table
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
+from ..progress import progress, working
 from ..workers import dask_client
 from .clinical import EVENT, ID, TIME, follow_up
 from .store import (
@@ -94,7 +93,8 @@ def prepare(
     known = [case for case in cases if case.patient_id in outcomes.index]
     finished = _cut_all(known, preprocessing, parts, jobs, scheduler)
     rejected = problems + _unmatched(cases, problems, outcomes)
-    store = _merge(output, known, finished, outcomes, preprocessing, rejected)
+    with working("Writing the store"):
+        store = _merge(output, known, finished, outcomes, preprocessing, rejected)
     if not keep_parts:
         shutil.rmtree(parts, ignore_errors=True)
     for label, number in store.info["counts"].items():
@@ -125,7 +125,8 @@ def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[Case], list[
     Returns (cases in the order of PatientID, (PatientID, reason) of patients without one clear pair).
     """
     series, contours = {}, []
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+    paths = sorted(p for p in root.rglob("*") if p.is_file())
+    for path in progress(paths, len(paths), "Reading DICOM headers", "file"):
         with contextlib.suppress(Exception):  # whatever is no DICOM file is not ours
             header = read_dataset(path, stop_before_pixels=True, specific_tags=[
                 *HEADER, "PatientID", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence",
@@ -285,7 +286,7 @@ def _cut_all(cases, preprocessing, parts: Path, jobs: int, scheduler: str | None
     work = _on_dask(cases, preprocessing, paths, scheduler) if scheduler else _on_joblib(
         cases, preprocessing, paths, jobs
     )  # fmt: skip
-    for _ in tqdm(work, total=len(cases), desc="Cutting slices", unit="case", file=sys.stderr, disable=None):
+    for _ in progress(work, len(cases), "Cutting slices"):
         pass
     return paths
 

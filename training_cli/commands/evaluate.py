@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..options import DONE, add_command, count, days
@@ -143,4 +144,7 @@ def _shuffle_voxels(options, table, horizons) -> None:
 
 
 def _print(table) -> None:
-    print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"))
+    """One format for each column: days as they are, the rest with four decimals."""
+    days = {"horizon_days": lambda value: f"{value:g}"}
+    text = table.to_string(index=False, na_rep="-", formatters=days, float_format=lambda value: f"{value:.4f}")
+    print(re.sub(r"-(0\.0+)\b", r" \1", text))

@@ -89,6 +89,7 @@ def add_export(commands) -> None:
 def _run(options) -> int:
     formats = list(dict.fromkeys(options.formats or ["bundle"]))
     _check_options(options, formats)
+    from ..progress import working
     from ..training.runs import load_network
 
     network, done = load_network(options.network), []
@@ -101,7 +102,8 @@ def _run(options) -> int:
             bundle = _export_bundle(options, network, inputs)
             done.append(("bundle", f"{bundle.id}, checked; read '{bundle.folder / CARD_FILE}'"))
         else:
-            exported = export_network(network, file_format, options.output)
+            with working(f"Exporting {file_format}"):
+                exported = export_network(network, file_format, options.output)
             done.append((file_format, f"'{exported.path}', read back; hazards differ by {exported.difference:.1g} at "
                          "most"))  # fmt: skip
     print_table(done)

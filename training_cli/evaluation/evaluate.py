@@ -15,6 +15,7 @@ from CNNSurvivalLib.hazards import MONTH_DAYS
 from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
 from ..cohort.store import Store
 from ..cohort.tables import one_row_each, read_table
+from ..progress import working
 from ..training.runs import Run, check_same_preprocessing, load_network, patient_survival, risk_at, risk_column
 from . import metrics
 from .calibration import d_calibration, survival_at_end
@@ -65,18 +66,24 @@ def evaluate(
     if not event.any():
         raise CNNSurvivalError("None of the patients died; predictions cannot be scored on them.")
     risks = {float(days): predictions[risk_column(days)].to_numpy(float) for days in horizons}
-    with metrics.warnings_told(tell):
+    with metrics.warnings_told(tell), working(f"Scoring with {bootstrap} resamples"):
         rows = metrics.score_predictions(time, event, risks, bootstrap, seed)
         if len(risks) > 1:
             rows.append(metrics.integrated_brier_row(time, event, risks, bootstrap, seed))
     few = metrics.small_sample(time, event, list(risks))
     if few:
         tell(few)
+    for row in rows:
+        wide = metrics.ipa_caution(row["ci_low"], row["ci_high"]) if row["metric"] == "ipa" else None
+        if wide:
+            tell(f"At {row['horizon_days']:g} days: {wide[0].lower()}{wide[1:]}")
     if permutations:
-        rows += permutation_rows(time, event, risks, permutations, seed)
+        with working(f"Shuffling outcomes {permutations} times"):
+            rows += permutation_rows(time, event, risks, permutations, seed)
     output = ensure_output_folder(output)
     rows += _write_d_calibration(predictions, output)
-    _write_curves(time, event, risks, output, bootstrap, seed)
+    with working(f"Curves with {bootstrap} resamples"):
+        _write_curves(time, event, risks, output, bootstrap, seed)
     found = pd.DataFrame(rows, columns=metrics.COLUMNS).astype(dict.fromkeys(metrics.COLUMNS[1:], float))
     write_csv(output / METRICS_FILE, metrics.COLUMNS, _cells(found))
     return found

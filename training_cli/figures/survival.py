@@ -23,7 +23,10 @@ from CNNSurvivalLib.report.text import covariates_text, median_text, sentence, s
 INK, ACCENT, BAND, GREY, FAINT = "#22313f", "#0b6e8a", "#9fd0dc", "#7b858d", "#e4e8ea"
 ALERT, CAUTION = "#b3261e", "#a4510b"
 OUTSIDE_BAND = "#ecc9a8"
+WIDTH, HEIGHT = 11.5, 7.9  # inches
 LEFT, RIGHT, PANEL_LEFT, PANEL_RIGHT = 0.066, 0.632, 0.672, 0.976  # the curve, and the panel beside it
+CURVE_BOTTOM, CURVE_TOP = 2.1, HEIGHT - 1.5  # inches from the bottom; the legend lies below, where it hides nothing
+RISK_TEXT_SHARE = 0.32  # of the axis' length, what the text at the risk time needs
 SHOWN_SLICES = 4
 SPREAD = "#5f8f9c"
 SCALE_BAR_MM = 20
@@ -49,13 +52,19 @@ def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
 
 def picture(prediction: Prediction, title: str | None = None) -> Figure:
     """The figure of ``survival_png``."""
-    figure = Figure(figsize=(11.5, 7.0), dpi=150, facecolor="white")
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    _draw_curve(figure.add_axes((LEFT, 0.165, RIGHT - LEFT, 0.62)), prediction)
+    place = (LEFT, _up(CURVE_BOTTOM), RIGHT - LEFT, _up(CURVE_TOP - CURVE_BOTTOM))
+    _draw_curve(figure.add_axes(place), prediction)
     _draw_slices(figure, prediction)
-    _draw_table(figure.add_axes((PANEL_LEFT, 0.195, PANEL_RIGHT - PANEL_LEFT, 0.2)), prediction)
+    _draw_table(figure.add_axes((PANEL_LEFT, _up(2.05), PANEL_RIGHT - PANEL_LEFT, _up(1.55))), prediction)
     _draw_words(figure, prediction, title or "Predicted survival")
     return figure
+
+
+def _up(inches: float) -> float:
+    """Inches above the figure's lower edge, as a part of its height."""
+    return inches / HEIGHT
 
 
 def _draw_curve(axes, p: Prediction) -> None:
@@ -83,13 +92,13 @@ def _draw_curve(axes, p: Prediction) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=INK, length=0, labelsize=9.5)
-    axes.legend(handles=lines, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.8,
-                labelcolor=INK, borderaxespad=0.2)  # fmt: skip
+    axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(-0.012, -0.105), ncols=2, frameon=False, fontsize=8.8,
+                labelcolor=INK, borderaxespad=0.2, handlelength=1.6, columnspacing=1.4)  # fmt: skip
 
 
 def _label(text: str) -> str:
     """For the legend: at most three lines."""
-    return "\n".join(textwrap.wrap(text, 52, max_lines=3, placeholder=" …"))
+    return "\n".join(textwrap.wrap(text, 42, max_lines=3, placeholder=" …"))
 
 
 def _color(p: Prediction) -> str:
@@ -118,17 +127,31 @@ def _draw_bands(axes, p: Prediction) -> list:
 
 
 def _mark_risk_time(axes, p: Prediction) -> None:
-    """S at the risk time. The text stands where the falling curve does not pass: right above it, or at the bottom."""
+    """S at the risk time, the text at the bottom or above all curves, where none passes."""
     month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
     axes.plot([month, month, 0], [0, value, value], color=_color(p), lw=1, ls=(0, (4, 3)), zorder=3)
     axes.plot(month, value, "o", color=_color(p), ms=7, mec="white", mew=1.4, zorder=6)
-    above = value < 0.62  # higher up is the legend
+    end = p.time_days[-1] / MONTH_DAYS
+    side = -1 if month > (1 - RISK_TEXT_SHARE) * end else 1
+    lowest, highest = _curves_between(p, *sorted((month, month + side * RISK_TEXT_SHARE * end)))
     axes.annotate(
-        f"{value:.0%} alive at {months_text(p.bundle.risk_time_days)}", (month, value if above else 0.03),
-        xytext=(11, 9) if above else (6, 0), textcoords="offset points", color=_color(p), fontsize=11,
-        fontweight="bold", va="bottom", ha="left", zorder=7,
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"},
+        f"{value:.0%} alive at {months_text(p.bundle.risk_time_days)}",
+        (month, 0.02 if lowest > 0.1 else min(highest + 0.02, 0.93)), xytext=(6 * side, 0),
+        textcoords="offset points", color=_color(p), fontsize=11, fontweight="bold", va="bottom",
+        ha="left" if side > 0 else "right", zorder=7,
     )  # fmt: skip
+
+
+def _curves_between(p: Prediction, first: float, last: float) -> tuple[float, float]:
+    """The lowest and the highest value of any curve or band between two months."""
+    months = np.linspace(first, last, 50)
+    bands = [p.survival_low, p.survival_high]
+    bands += [] if p.interval_low is None else [p.interval_low, p.interval_high]
+    values = [np.interp(months, p.time_days / MONTH_DAYS, curve) for curve in (p.survival, *bands)]
+    days, reference = p.bundle.population.kaplan_meier
+    passed = np.searchsorted(days, months * MONTH_DAYS, side="right")
+    values.append(np.asarray(reference)[passed - 1])
+    return float(np.min(values)), float(np.max(values))
 
 
 def _mark_median(axes, p: Prediction) -> list:
@@ -165,7 +188,7 @@ def _places(figure) -> list[tuple[float, float, float, float]]:
     gap = 0.07  # inches
     large = ((PANEL_RIGHT - PANEL_LEFT) * width - gap / 3) * 3 / 4
     small = (large - 2 * gap) / 3
-    top, left = 0.805 * height, PANEL_LEFT * width
+    top, left = height - 1.4, PANEL_LEFT * width
     inches = [(left, top - large, large, large)]
     inches += [(left + large + gap, top - small - n * (small + gap), small, small) for n in range(SHOWN_SLICES - 1)]
     return [(x / width, y / height, w / width, h / height) for x, y, w, h in inches]
@@ -194,30 +217,32 @@ def _draw_table(axes, p: Prediction) -> None:
 def _draw_words(figure, p: Prediction, title: str) -> None:
     width = PANEL_RIGHT - LEFT
     heading = _fitted(figure, title, 0.6 if not p.inside_training_range else width, 1, 16, weight="bold")
-    figure.text(LEFT, 0.948, heading, fontsize=16, fontweight="bold", color=INK)
+    figure.text(LEFT, 1 - _up(0.364), heading, fontsize=16, fontweight="bold", color=INK)
     if not p.inside_training_range:
-        figure.text(PANEL_RIGHT, 0.951, f"  {OUTSIDE}  ", fontsize=10.5, fontweight="bold", color="white", ha="right",
-                    bbox={"boxstyle": "square,pad=0.35", "facecolor": CAUTION, "edgecolor": "none"})  # fmt: skip
+        figure.text(PANEL_RIGHT, 1 - _up(0.343), f"  {OUTSIDE}  ", fontsize=10.5, fontweight="bold", color="white",
+                    ha="right", bbox={"boxstyle": "square,pad=0.35", "facecolor": CAUTION, "edgecolor": "none"},
+                    )  # fmt: skip
     text = _fitted(figure, sentence(p), width, 3, 9.5)
-    figure.text(LEFT, 0.927, text, fontsize=9.5, color=INK, va="top", linespacing=1.3)
+    figure.text(LEFT, 1 - _up(0.511), text, fontsize=9.5, color=INK, va="top", linespacing=1.3)
     saw = f"What the network saw: {len(p.slices)} slices, the best first"
-    figure.text(PANEL_LEFT, 0.815, saw, fontsize=9.5, color=INK)
+    figure.text(PANEL_LEFT, 1 - _up(1.33), saw, fontsize=9.5, color=INK)
     horizon = p.rmst_horizon_days / MONTH_DAYS
     facts = [
-        f"Median: {median_text(p)}; mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months",
+        f"Median: {median_text(p)}",
+        f"Mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months",
         f"Tumour: {size_text(p)}",
         f"Population: {p.population.title}",
         *([f"Entered beside the image: {covariates_text(p)}"] if p.covariates else []),
     ]
-    lines = [_fitted(figure, fact, PANEL_RIGHT - PANEL_LEFT, 1, 8.3) for fact in facts]
-    figure.text(PANEL_LEFT, 0.172, "\n".join(lines), fontsize=8.3, color=INK, va="top", linespacing=1.45)
+    lines = [_fitted(figure, fact, PANEL_RIGHT - PANEL_LEFT, 2, 8.3) for fact in facts]
+    figure.text(PANEL_LEFT, _up(1.9), "\n".join(lines), fontsize=8.3, color=INK, va="top", linespacing=1.45)
     if p.warnings:
         more = f" (and {len(p.warnings) - 1} more)" if len(p.warnings) > 1 else ""
         text = _fitted(figure, f"Warning: {p.warnings[0]}", width - 0.07, 1, 8.2) + more
-        figure.text(LEFT, 0.058, text, fontsize=8.2, color=CAUTION)
-    figure.text(LEFT, 0.025, RESEARCH_USE_ONLY, fontsize=8.8, fontweight="bold", color=ALERT)
+        figure.text(LEFT, _up(0.4), text, fontsize=8.2, color=CAUTION)
+    figure.text(LEFT, _up(0.175), RESEARCH_USE_ONLY, fontsize=8.8, fontweight="bold", color=ALERT)
     figure.text(
-        PANEL_RIGHT, 0.025, _fitted(figure, f"Model {p.bundle.id} · {p.provenance['software']}", 0.46, 1, 8),
+        PANEL_RIGHT, _up(0.175), _fitted(figure, f"Model {p.bundle.id} · {p.provenance['software']}", 0.46, 1, 8),
         fontsize=8, color=GREY, ha="right",
     )  # fmt: skip
 

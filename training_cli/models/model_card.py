@@ -12,6 +12,7 @@ import numpy as np
 
 from CNNSurvivalLib.hazards import MONTH_DAYS, months_text
 
+from ..evaluation.metrics import ipa_caution
 from .checklists import checklists_markdown, markdown_text
 
 CARD_FILE = "MODEL_CARD.md"
@@ -86,10 +87,17 @@ def model_card(info: dict) -> str:
         explained=list(dict.fromkeys(m["name"] for m in info["metrics"] if m["name"] in METRIC_MEANINGS)),
         populations=_populations(info),
         default_population=info.get("default_population"),
+        ipa_caution=_ipa_caution(info["metrics"]),
         sanity=info.get("sanity", []),
         checklists=checklists_markdown(info["card"]) if "checklists" in info["card"] else "",
         stages=_stages(info["training"]),
     )
+
+
+def _ipa_caution(entries: list[dict], deaths: int | None = None) -> str | None:
+    """The sentence below scores of which an IPA is one that its patients cannot carry."""
+    found = [ipa_caution(m.get("ci_low"), m.get("ci_high"), deaths) for m in entries if m["name"] == "ipa"]
+    return next(filter(None, found), None)
 
 
 def _populations(info: dict) -> list[dict]:
@@ -102,6 +110,7 @@ def _populations(info: dict) -> list[dict]:
             "alive": _alive(entry["reference_cohort"]["kaplan_meier"]),
             "risks": _risks(entry["reference_cohort"]["risk_quantiles"]),
             "scores": _scores(entry.get("metrics", [])) if "populations" in info else [],
+            "ipa_caution": _ipa_caution(entry.get("metrics", []), entry.get("events")),
         }
         for entry in entries
     ]

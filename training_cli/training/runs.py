@@ -30,6 +30,7 @@ from CNNSurvivalLib.network import weight_shapes
 from CNNSurvivalLib.slices import Preprocessing
 
 from ..cohort.store import Store, preprocessing_info
+from ..progress import progress
 
 RUN_FILE, MODEL_FILE, LOSSES_FILE, CHECKPOINT_FILE = "run.json", "model.npz", "losses.csv", "checkpoint.npz"
 MAX_SLICES = 20  # of a patient's best slices, for the patient's curve
@@ -220,9 +221,10 @@ def patient_outputs(weights: dict, store: Store, max_slices: int | None = MAX_SL
 
 def _per_patient(weights: dict, store: Store, max_slices, of_slices) -> np.ndarray:
     engine = NumpyEngine(weights)
+    patients = progress(store.patient_ids, len(store.patient_ids), "Predicting", "patient")
     return np.array([
         of_slices(engine.logits(engine.features(store.images[store.rows(patient, max_slices)]))).mean(axis=0)
-        for patient in store.patient_ids
+        for patient in patients
     ])  # fmt: skip
 
 

@@ -20,7 +20,6 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from tqdm import tqdm
 
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib import network as net
@@ -30,6 +29,7 @@ from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv
 from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits, survival_targets
 
 from ..cohort.store import Store, preprocessing_info
+from ..progress import progress
 from .roi_crop import find_windows, training_logits
 from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, check_same_preprocessing, load_run, save_run
 
@@ -195,9 +195,9 @@ class _Trainer:
         order = epoch_order(self.examples, self.settings, number)
         batches = np.split(order, range(self.settings.batch, len(order), self.settings.batch))
         self.network.train()
-        quiet = None if self.fabric.is_global_zero else True  # None: no bar where nobody looks at a terminal
-        bar = tqdm(batches, desc=f"epoch {number + 1}", unit="batch", leave=False, disable=quiet)
-        total = sum(self._step(batch, number, step) for step, batch in enumerate(bar))
+        if self.fabric.is_global_zero:
+            batches = progress(batches, len(batches), f"Epoch {number + 1}", "step")
+        total = sum(self._step(batch, number, step) for step, batch in enumerate(batches))
         self._update_average(number)
         return float(self.fabric.all_reduce(torch.tensor(total), reduce_op="sum")) / len(order)
 
