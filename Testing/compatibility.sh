@@ -36,7 +36,7 @@ for python in ${PYTHONS:-python3.9 python3.10 python3.11 python3.12 python3.13};
             continue
         fi
         if [ $set = new ]; then
-            install "pydicom>=3" "highdicom>=0.25" || echo "no highdicom for $python"
+            install "pydicom>=3" "highdicom>=0.27" || echo "no highdicom for $python"
             install PySide6-Essentials || echo "no PySide6 for $python"
         fi
         # shellcheck disable=SC2086  the names of the tests are words of their own

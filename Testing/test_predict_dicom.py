@@ -105,6 +105,8 @@ def test_many_cases_have_a_folder_each_and_one_that_cannot_is_a_failure(case, ca
     assert "is not DICOM" in (case.out / "failures.csv").read_text() and not (case.out / "B").exists()
     code, said = predict(case, capfd, "--dicom", "--manifest", case.folder / "cases.csv", image=None)
     assert code == 2 and "--dicom goes with --details" in said
+    code, said = predict(case, capfd, "--dicom", "--segment", "1", "--segment", "2")
+    assert code == 2 and "--dicom goes with --details" in said
 
 
 @program("dciodvfy")

@@ -34,8 +34,8 @@ from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.io.tables import Table
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
-from ..options import install_command
 from ..progress import progress, working
+from ..workers import dask_client
 from .clinical import EVENT, ID, TIME, follow_up
 from .store import (
     FORMAT,
@@ -300,19 +300,12 @@ def _on_joblib(cases, preprocessing, paths, jobs: int) -> Iterator:
 
 def _on_dask(cases, preprocessing, paths, scheduler: str) -> Iterator:
     """The workers must see the same folders under the same names."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise UsageError(
-            f"Dask is not installed here; run {install_command('cluster')}, or leave out --scheduler."
-        ) from error
-    try:
-        client = Client(scheduler, timeout=20)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"There is no Dask scheduler at '{scheduler}' ({error}); check the address.") from error
-    with client:
+    with dask_client(scheduler) as client:
+        from distributed import as_completed
+
         absolute = [path.resolve() for path in paths]
-        futures = client.map(cut_case, cases, [preprocessing] * len(cases), absolute, pure=False)
+        here = [replace(case, folder=Path.cwd() / (case.folder or "")) for case in cases]
+        futures = client.map(cut_case, here, [preprocessing] * len(cases), absolute, pure=False)
         for future in as_completed(futures):
             yield future.result()
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 import numpy as np
 
 from ...io.grid import LPS_TO_RAS
-from .study import own_position
+from .study import image_at, own_position
 
 
 def to_lps(ijk_to_ras) -> np.ndarray:
@@ -38,7 +38,7 @@ def plane_options(images: tuple, ijk_to_lps: np.ndarray, planes) -> dict:
     between = abs(float(np.cross(axes[:, 0], axes[:, 1]) @ ijk_to_lps[:3, 2]))
     places = [ijk_to_lps[:3, 3] + int(k) * ijk_to_lps[:3, 2] for k in planes]
     return {
-        "source_images": [_comparable(image) for image in images],
+        "source_images": [_comparable(image) for image in _sources(images, places)],
         "pixel_measures": hd.PixelMeasuresSequence(
             pixel_spacing=(float(spacing[1]), float(spacing[0])),
             slice_thickness=between,
@@ -47,6 +47,12 @@ def plane_options(images: tuple, ijk_to_lps: np.ndarray, planes) -> dict:
         "plane_orientation": hd.PlaneOrientationSequence("PATIENT", [*axes[:, 0], *axes[:, 1]]),
         "plane_positions": [hd.PlanePositionSequence("PATIENT", own_position(images, place)) for place in places],
     }
+
+
+def _sources(images: tuple, places) -> list:
+    """The images of just these planes; all where some planes are of no image, or one image has all."""
+    found = [image_at(images, place) for place in places]
+    return list(images) if None in found or len(images) == 1 else found
 
 
 def _comparable(image):

@@ -158,12 +158,24 @@ def _is_on_axes(image, ijk_to_lps: np.ndarray, shape: Sequence[int]) -> bool:
     return True
 
 
-def own_position(images: tuple, place: np.ndarray):
-    """The place of the CT's slice that begins there, as its file says it; the place itself where no slice does."""
+def own_position(images: tuple, place: np.ndarray) -> list[float]:
+    """The place of the slice that begins there, as its file says it; the place itself where no slice does."""
     for position, *_ in _frames(images):
-        if position is not None and np.linalg.norm(np.array(position, dtype=np.float64) - place) < 0.01:
+        if _begins_at(position, place):
             return [float(value) for value in position]
     return [float(value) for value in place]
+
+
+def image_at(images: tuple, place: np.ndarray):
+    """The image with a slice that begins there; None where there is none."""
+    for image in images:
+        if any(_begins_at(position, place) for position, *_ in _frames([image])):
+            return image
+    return None
+
+
+def _begins_at(position, place: np.ndarray) -> bool:
+    return position is not None and np.linalg.norm(np.array(position, dtype=np.float64) - place) < 0.01
 
 
 def _frames(images):
