@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import CNNSurvivalError, NotACT, UsageError
 from .dicom import check_lengths, decoding, import_highdicom, read_dataset
 from .grid import OFF_PLACE, Volume, plane_normal
+from .images import ImageArray
 from .quiet import reading
 from .texts import name_list, one_line
 
@@ -357,19 +358,20 @@ def _pixels(headers: Sequence[_Header]) -> np.ndarray:
         with reading("CT slice", header.path):
             check_lengths(header.path)
             with decoding("CT slice", header.path):
-                plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
+                plane = np.asarray(ImageArray(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO")))
             planes.append(_compact(plane.reshape(header.size[::-1])))
     return np.stack(planes)
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
     """As int16 where that loses nothing (nearly every CT), else as it is."""
-    if array.dtype == np.int16 or not np.all(np.isfinite(array)):
+    whole_numbers = np.issubdtype(array.dtype, np.integer)
+    if array.dtype == np.int16 or not (whole_numbers or np.all(np.isfinite(array))):
         return array
     if array.min() < -32768 or array.max() > 32767:
         return array
     small = array.astype(np.int16)
-    return small if np.array_equal(small, array) else array
+    return small if whole_numbers or np.array_equal(small, array) else array
 
 
 def _interpolated(array: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
