@@ -6,15 +6,9 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
-
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, predict_and_read, write_tables
@@ -183,6 +177,8 @@ def _output_folder(path) -> Iterator[Path]:
 
 def _run(cases, settings: Settings, notes: dict, details: Path | None, jobs: int, log) -> tuple[list[Outcome], bool]:
     """(an outcome per case in the cases' order, whether the user stopped it)."""
+    from tqdm import tqdm  # here, as its import takes a while
+
     outcomes: list[Outcome] = []
     stopped = False
     bar = tqdm(total=len(cases), desc="Predicting", unit="case", file=sys.stderr)
@@ -206,6 +202,10 @@ def _outcomes(cases, settings: Settings, notes: dict, details: Path | None, jobs
         for case in cases:
             yield _one(case, settings, notes.get(case.number), details)
         return
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker, (settings,))
     try:
@@ -239,6 +239,8 @@ def _model(settings: Settings):
     another many times longer than they compute. And so a case gives the same bytes alone, in a batch, and with any
     number of jobs.
     """
+    from threadpoolctl import threadpool_limits
+
     threadpool_limits(limits=1, user_api="blas")
     bundle = load_bundle(settings.model).for_population(settings.population)
     return bundle, create_engine(settings.engine, bundle)
