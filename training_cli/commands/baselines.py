@@ -42,11 +42,14 @@ def add_baselines(commands) -> None:
 def _run(options) -> int:
     for part in ("train", "test"):
         check_part_options(options, part)
-    from ..evaluation import baselines
-    from ..training.runs import load_network
+    from ..training.runs import check_same_preprocessing, load_network
 
-    stores = [open_part(options, part, part) for part in ("train", "test")]
     network = load_network(options.network) if options.network else None
+    stores = [open_part(options, part, part) for part in ("train", "test")]
+    for store in stores if network else ():
+        check_same_preprocessing(network, store)
+    from ..evaluation import baselines
+
     fitted = baselines.run(
         *stores, options.output, network, options.models, options.horizons, options.seed, options.jobs
     )

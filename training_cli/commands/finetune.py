@@ -14,7 +14,7 @@ Adapt the last layer (627 values) to another cohort and leave everything else as
 
 NETWORK is the folder that 'cnn-survival pretrain' wrote, the folder of a bundle, or the id of a model that ships with
 this software ('cnn-survival models' lists them). STORE is the cohort to fine-tune on; its slices must be cut as the
-network's were.
+network's were ('cnn-survival prepare --like NETWORK').
 
 How much is learned (--learn):
 
@@ -48,9 +48,12 @@ def _run(options) -> int:
     given = [name for name in FREE_ALONE if getattr(options, name) is not None]
     if given and options.learn != "free":
         options.parser.error(f"--{given[0].replace('_', '-')} goes with --learn free")
-    from ..training.runs import load_network
+    from ..training.runs import check_not_learned_from, check_same_preprocessing, load_network
 
     network, store = load_network(options.network), open_part(options)
+    check_same_preprocessing(network, store)  # before PyTorch is loaded, which takes long
+    if options.learn == "auto" and not options.also_trained_on:
+        check_not_learned_from(network, store)
     from dataclasses import replace
 
     from ..evaluation import finetuning

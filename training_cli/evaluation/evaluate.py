@@ -13,9 +13,9 @@ from CNNSurvivalLib.files import ensure_output_folder, unescape_csv, write_csv
 from CNNSurvivalLib.hazards import MONTH_DAYS
 
 from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store import Store
 from ..cohort.tables import one_row_each, read_table
-from ..training.runs import Run, load_network, patient_survival, risk_at, risk_column
+from ..training.runs import Run, check_same_preprocessing, load_network, patient_survival, risk_at, risk_column
 from . import metrics
 from .calibration import d_calibration, survival_at_end
 
@@ -213,9 +213,7 @@ def predict_store(
     and what is no network.
     """
     network = network_for(model, population)
-    if preprocessing_info(network.preprocessing) != store.info["preprocessing"]:
-        raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model '{model}'; "
-                         "prepare the store with the model's settings.")  # fmt: skip
+    check_same_preprocessing(network, store)
     survival = patient_survival(network.weights, store, max_slices or network.max_slices)
     risks = {risk_column(days): risk_at(survival, network.edges_days, days) for days in horizons}
     return pd.DataFrame({ID: store.patient_ids, "time_days": store.time, "event": store.event.astype(int), **risks})

@@ -15,7 +15,7 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, hazards_from_logits, su
 from ..cohort.splits import stratified_folds
 from ..cohort.store import Store
 from ..training import last_layer, train
-from ..training.runs import MAX_SLICES, Run, check_not_learned_from, save_run
+from ..training.runs import MAX_SLICES, Run, check_not_learned_from, check_same_preprocessing, save_run
 from .metrics import concordance, ipa
 
 AUTO = "auto"
@@ -65,7 +65,7 @@ def finetune(
         raise UsageError(f"There is no way '{learn}' to fine-tune; choose among {known}.")
     if learn == "free":
         return train.finetune(parent, store, output, settings, log)
-    train.check_same_preprocessing(parent, store)
+    check_same_preprocessing(parent, store)
     if learn == AUTO and not also_trained_on:
         check_not_learned_from(parent, store)
     output = ensure_output_folder(output)

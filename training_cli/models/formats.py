@@ -110,7 +110,7 @@ def _need_packages(file_format: str) -> None:
         except ImportError as error:
             raise CNNSurvivalError(
                 f"The format {file_format} needs the package {package}, which is not installed; install it with "
-                f"'pip install {' '.join(PACKAGES[file_format])}'."
+                f"{install_command('export')}."
             ) from error
 
 

@@ -20,9 +20,9 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder
 
 from ..cohort.splits import stratified_folds
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store import Store
 from ..evaluation.metrics import concordance, ipa
-from ..training.runs import Run, check_not_learned_from, load_network, patients_sha256
+from ..training.runs import Run, check_not_learned_from, check_same_preprocessing, load_network, patients_sha256
 from . import populations as fitting
 from .model_card import CARD_FILE
 
@@ -270,9 +270,7 @@ def _check(run: Run, store: Store, name: str, version: str, output, few: bool, a
         )
     if name in {each.name for each in bundle.populations}:
         raise UsageError(f"The model '{bundle.id}' has a population '{name}' already; choose another name.")
-    if preprocessing_info(run.preprocessing) != store.info["preprocessing"]:
-        raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model "
-                         f"'{bundle.id}'; prepare the store with the model's settings.")  # fmt: skip
+    check_same_preprocessing(run, store)
     if not also_trained_on:
         check_not_learned_from(run, store)
     _check_output(output, f"{bundle.info['name']}-{version}")

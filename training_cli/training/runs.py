@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from CNNSurvivalLib.bundle import INFO_FILE, Bundle, find_bundles, load_bundle, shipped_models_folder
+from CNNSurvivalLib.api import find_model
+from CNNSurvivalLib.bundle import INFO_FILE, Bundle, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, write_csv, write_json
@@ -51,6 +53,11 @@ class Run:
     bundle: Bundle | None = None
 
     @property
+    def name(self) -> str:
+        """What a user gives for it on the command line: the short id of a bundle that ships, otherwise its folder."""
+        return self.folder.name if self.folder.parent == shipped_models_folder() else str(self.folder)
+
+    @property
     def edges_days(self) -> np.ndarray:
         return np.array(self.info["edges_days"], dtype=np.float64)
 
@@ -79,24 +86,10 @@ def load_network(network) -> Run:
     CNNSurvivalError
         For a damaged run or bundle.
     """
-    folder = Path(network)
-    if not folder.is_dir():
-        return _run_of_bundle(_shipped_bundle(str(network)))
+    folder = find_model(network)
     if (folder / INFO_FILE).is_file():
         return _run_of_bundle(load_bundle(folder))
     return load_run(folder)
-
-
-def _shipped_bundle(name: str) -> Bundle:
-    """The bundle of this id, with or without its version."""
-    found = [(folder.name, bundle) for folder, bundle, _ in find_bundles([shipped_models_folder()]) if bundle]
-    for folder, bundle in found:
-        if name in (folder, bundle.id):
-            return bundle
-    raise UsageError(
-        f"There is no trained network '{name}': it is neither a folder nor the id of a model that ships with this "
-        f"software ({', '.join(folder for folder, _ in found) or 'none'})."
-    )
 
 
 def load_run(folder) -> Run:
@@ -122,22 +115,37 @@ def load_run(folder) -> Run:
 
 
 def _run_of_bundle(bundle: Bundle) -> Run:
-    """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids."""
-    info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
+    """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids.
+
+    Its texts go with it (bundle_id, bundle_card, and each training's bundle_cohort), for the card of what is trained
+    on it.
+    """
+    info = _with_store(bundle.info["training"], bundle.info["cohorts"])
     cut = preprocessing_info(bundle.preprocessing)
-    info = {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
+    info |= {"edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
+    info |= {"bundle_id": bundle.id, "bundle_card": bundle.info["card"]}
     return Run(bundle.folder, info, bundle.weights, bundle)
 
 
-def _with_store(training: dict, cohort: dict) -> dict:
-    """A training of bundle.json in the form of run.json; bundles of other makers may leave fields out."""
+def _with_store(training: dict, cohorts: list[dict]) -> dict:
+    """A training of bundle.json in the form of run.json; bundles of other makers may leave fields out.
+
+    cohorts: of bundle.json; those of the trainings come first, in their order.
+    """
+    cohort = cohorts[min(len(stages(training)), len(cohorts)) - 1]
     known = {"patients": cohort["patients"], "deaths": cohort["events"], "slices": cohort["slices"],
              "slices_kept": cohort["slices"], "patients_kept": cohort["patients"]}  # fmt: skip
-    info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training}
+    info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training,
+            "bundle_cohort": cohort}  # fmt: skip
     info["store"] = {"sha256": info.pop("store_sha256", ""), "patients": []}
     if "parent" in info:
-        info["parent"] = _with_store(info["parent"], cohort)
+        info["parent"] = _with_store(info["parent"], cohorts)
     return info
+
+
+def stages(info: dict) -> list[dict]:
+    """run.json of every training that led to these weights, the first one first."""
+    return [*(stages(info["parent"]) if info.get("parent") else []), info]
 
 
 def save_run(folder, info: dict, weights: dict) -> Run:
@@ -148,6 +156,18 @@ def save_run(folder, info: dict, weights: dict) -> Run:
         np.savez(stream, **weights)
     write_json(folder / RUN_FILE, info)
     return Run(folder, info, weights)
+
+
+def check_same_preprocessing(network: Run, store: Store) -> None:
+    """Raise UsageError if a store's slices were cut in another way than those that the network learned from."""
+    cut, wanted = preprocessing_info(store.preprocessing), preprocessing_info(network.preprocessing)
+    different = [f"{name} {cut[name]}, not {wanted[name]}" for name in wanted if cut[name] != wanted[name]]
+    if different:
+        raise UsageError(
+            f"The slices of '{store.folder}' were cut in another way than those of the network '{network.name}' "
+            f"({'; '.join(different)}); prepare the store anew, with 'cnn-survival prepare ... --like "
+            f"{shlex.quote(network.name)}'."
+        )
 
 
 # --- Who was learned from ---------------------------------------------------------------------------------------------

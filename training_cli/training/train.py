@@ -31,7 +31,7 @@ from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits, survi
 
 from ..cohort.store import Store, preprocessing_info
 from .roi_crop import find_windows, training_logits
-from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, load_run, save_run
+from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, check_same_preprocessing, load_run, save_run
 
 Tell = Callable[[str], None]
 
@@ -516,15 +516,4 @@ def _check_same_plan(found: dict, plan: dict, output: Path) -> None:
     if different:
         raise UsageError(
             f"'{output}' holds a training with another {different[0]}; choose another folder, or delete it."
-        )
-
-
-def check_same_preprocessing(parent: Run, store: Store) -> None:
-    cut, wanted = preprocessing_info(store.preprocessing), parent.info["preprocessing"]
-    different = [name for name in wanted if cut.get(name) != wanted[name]]
-    if different:
-        name = different[0]
-        raise UsageError(
-            f"The slices of '{store.folder}' were cut with {name} = {cut.get(name)}, those of the network in "
-            f"'{parent.folder}' with {wanted[name]}; prepare the store anew."
         )
