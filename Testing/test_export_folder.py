@@ -194,7 +194,8 @@ def test_no_text_leaves_the_picture(shown):
     # The third stays above one half, and above the place of the legend.
     high = np.linspace(1, 0.93, len(shown[0].survival))
     healthy = replace(shown[0], survival=high, survival_low=high - 0.02, survival_high=high + 0.02,
-                      interval_low=high - 0.05, interval_high=high + 0.05, risk=0.01, median_survival_days=None)  # fmt: skip
+                      interval_low=high - 0.05, interval_high=high + 0.05, risk=0.01,
+                      median_survival_days=None)  # fmt: skip
     for prediction, title in zip((*shown, healthy), (None, LONG, "P\n" * 300)):
         canvas = picture(prediction, title)
         for number, text in enumerate(canvas.texts):

@@ -25,8 +25,8 @@ def atomic_write(path, mode: str = "w", newline: str | None = "", to_disk: bool 
     """Open a temporary sibling of ``path`` for writing; rename it to ``path`` when the block succeeds.
 
     ``mode`` is "w" (UTF-8 text) or "wb". Without ``to_disk`` the file may be damaged by a power cut (not by the end of
-    this process): for what whoever reads it checks and can make again. An exception inside the block removes the temporary file and
-    leaves an older ``path`` as it was. Raises CNNSurvivalError where the file system refuses.
+    this process): for what its reader checks and can make again. An exception inside the block removes the temporary
+    file and leaves an older ``path`` as it was. Raises CNNSurvivalError where the file system refuses.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": newline}

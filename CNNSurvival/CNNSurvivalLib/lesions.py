@@ -158,7 +158,8 @@ def is_one_piece(inside: np.ndarray) -> bool:
 
 
 def _touching(starts, stops, line, first, last, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(runs, runs that they touch) of one line each: starts and stops hold line * size + place of all runs, in order."""
+    """(runs, those that they touch in the line that is given for each). starts and stops: line * size + place of all
+    runs, in order."""
     low = np.searchsorted(stops, line * size + first - 1, "left")
     count = np.maximum(np.searchsorted(starts, line * size + last + 1, "right") - low, 0)
     before = np.cumsum(count) - count

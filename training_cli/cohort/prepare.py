@@ -48,11 +48,10 @@ from .store import (
     REJECTED_FILE,
     SLICE_COLUMNS,
     SLICES_FILE,
-    STORE_FILE,
     Store,
     open_store,
-    preprocessing_info,
 )
+from .store_files import STORE_FILE, preprocessing_info
 from .tables import one_row_each, read_table, where
 
 PARTS = ".parts"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import struct
 import zlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,7 +128,7 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, of the files that come with matplotlib, which need not be loaded for it."""
     found = importlib.util.find_spec("matplotlib")

@@ -14,7 +14,6 @@ from .quiet import reading
 from .segments import Segments, choose
 from .texts import one_line
 
-
 BLOCK_PLANES = 64
 
 
