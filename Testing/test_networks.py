@@ -88,7 +88,7 @@ def test_export_takes_an_id(tmp_path, bundle):
 
 
 def test_what_is_no_network_is_told(tmp_path):
-    with pytest.raises(UsageError, match=f"no trained network 'nowhere': .*{SHIPPED}"):
+    with pytest.raises(UsageError, match=f"no model 'nowhere': .*{SHIPPED}"):
         load_network("nowhere")
     with pytest.raises(UsageError, match="holds no trained network"):
         load_network(tmp_path)

@@ -42,7 +42,7 @@ def add_prepare(commands) -> None:
     command.add_argument("--clinical", type=Path, metavar="TABLE", help="the patients' follow-up (CSV); default: the "
                          "manifest's own columns")  # fmt: skip
     for name, meaning in (("id", "patient"), ("time", "time in days"), ("event", "death (1) or not (0)")):
-        command.add_argument(f"--{name}-column", metavar="NAME", help=f"the clinical table's column for the {meaning}")
+        command.add_argument(f"--{name}-column", metavar="NAME", help=f"the follow-up's column for the {meaning}")
     command.add_argument("--where", action="append", type=_condition, default=[], metavar="COLUMN=VALUE", help="only "
                          "rows with this value; may be given several times")  # fmt: skip
     command.add_argument("--segment", metavar="PATTERN", help="which structure of an RTSTRUCT or SEG is the tumour, as "

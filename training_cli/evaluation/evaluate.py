@@ -170,7 +170,7 @@ def read_predictions(
 
 def _with_follow_up(path, clinical, log) -> pd.DataFrame:
     """The table of predictions, by patient_id, with time_days and event."""
-    table = read_table(path, "predictions")
+    table = read_table(path, "table of predictions")
     id_column = table.need(ID)
     for row in table.rows:
         row[id_column] = unescape_csv(row[id_column])

@@ -289,7 +289,8 @@ def _excluded(store: Store) -> str | None:
     if not whole or not path.is_file():
         return None
     rejected = pd.read_csv(path, dtype=str)["patient_id"].nunique()
-    return f"{rejected} further patients were excluded: no usable slice, no image or no follow-up"
+    were = "patient was" if rejected == 1 else "patients were"
+    return f"{rejected} further {were} excluded: no usable slice, no image or no follow-up"
 
 
 def same_cohort(stage: dict, store: Store) -> bool:

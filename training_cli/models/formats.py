@@ -24,6 +24,7 @@ from CNNSurvivalLib.network import CROP_PX, GREY_SCALE, import_torch, network_fr
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
 from ..cohort.store_files import preprocessing_info
+from ..options import install_command
 from ..training.runs import Run
 from .self_test import largest_difference
 
@@ -109,8 +110,8 @@ def _need_packages(file_format: str) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise CNNSurvivalError(
-                f"The format {file_format} needs the package {package}, which is not installed; install it with "
-                f"{install_command('export')}."
+                f"The format {file_format} needs the package {package}, which is not installed here; run "
+                f"{install_command('train' if package == 'torch' else 'export')}."
             ) from error
 
 

@@ -162,6 +162,9 @@ def _settings(stage: dict) -> list[tuple[str, object]]:
     for name, value in stage.items():
         if name in NO_SETTINGS:
             continue
+        if name == "comparison":
+            value = ", ".join(f"{row['learn']} {row['loss']:.4f}" for row in value or []) or "none"
+            name = "cross-validated loss per patient"
         if name.endswith("per_epoch") or name == "losses":
             name, value = "mean loss, first and last epoch", f"{value[0]:.4f}, {value[-1]:.4f}" if value else "none"
         elif isinstance(value, dict):
