@@ -115,8 +115,9 @@ def dicom_case(options: Options) -> list[Row]:
 
 def _made_up_dicom(options: Options) -> tuple[Path, list[str]]:
     """(folder of the CT, options that name the mask)."""
-    import dicom_maker
     import SimpleITK as sitk
+
+    import dicom_maker
 
     hu, mask, _geometry = tumour_ct((20 if options.quick else 105, 512, 512), 17, spacing=dicom_maker.SPACING)
     dicom_maker.write_ct(options.folder / "ct", hu)
