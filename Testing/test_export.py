@@ -185,7 +185,7 @@ def test_other_mistakes_come_before_the_card_and_the_card_before_the_work(comman
 
 
 def test_a_bundle_that_was_fine_tuned_again_keeps_all_its_cohorts(study, command, tmp_path):
-    """Pretrained, fine-tuned, exported; fine-tuned from that bundle, exported: three cohorts, the first two as before."""
+    """Pretrained, fine-tuned, exported; fine-tuned from that bundle, exported: three cohorts, two as before."""
     part = ("--patients", "split.csv", "--part", "finetune")
     code, _, err = command("tuned", "--store", "store", *part, *BUNDLE_ARGS, "--output", tmp_path / "one")
     assert code == 0, err

@@ -113,3 +113,24 @@ def test_models_lists_folders_and_gives_everything_as_json(capsys, bundle):
     expected = {"id": bundle.id, "folder": str(bundle.folder), "default": True, "bundle": bundle.info}
     assert found[bundle.id].items() >= expected.items() and len(found[bundle.id]["populations"]) == 3
     assert sum(one["default"] for one in found.values()) == 1
+
+
+@pytest.mark.parametrize("command", [
+    ["finetune", SHIPPED, "plain"],
+    ["evaluate", "--model", SHIPPED, "--store", "plain"],
+    ["recalibrate", SHIPPED, "plain", "--name", "mine", "--title", "Mine"],
+    ["baselines", "--train", "store", "--test", "plain", "--network", SHIPPED],
+])  # fmt: skip
+def test_a_store_that_was_cut_in_another_way_is_refused_with_the_command_that_cuts_it(
+    folder, tmp_path, command, capsys, monkeypatch
+):
+    """All that differs is named, and prepare's option takes it all."""
+    path = make_store(tmp_path / "plain", patients=20, slices=2) / STORE_FILE
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "preprocessing": {**info["preprocessing"], "min_roi_px": 100}}))
+    (tmp_path / "store").symlink_to(folder / "store")
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--output", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "(min_roi_px 100, not 250; slice_step_mm None, not 3.0)" in said
+    assert f"'cnn-survival prepare ... --like {SHIPPED}'" in said and not (tmp_path / "out").exists()

@@ -162,7 +162,9 @@ def population_line(bundle, asked: str | None) -> str:
     """Whom the prediction is for, for the terminal."""
     choice = "choose with --population" if len(bundle.populations) > 1 else "it has no other"
     hint = "" if asked else f" (the model's default; {choice})"
-    return f"Population: {bundle.population.title}{hint}"
+    # A bundle of version 1 has a title, its population has none.
+    title = bundle.title if bundle.info["format_version"] == 1 else bundle.population.title
+    return f"Population: {title}{hint}"
 
 
 def _several(options) -> bool:
