@@ -17,7 +17,8 @@ from CNNSurvivalLib.files import write_csv
 from CNNSurvivalLib.hazards import exponential_edges, kaplan_meier, survival_at, survival_function
 from cohort_maker import make_store
 from training_cli import cli
-from training_cli.cohort.store import open_store, preprocessing_info
+from training_cli.cohort.store import open_store
+from training_cli.cohort.store_files import preprocessing_info
 from training_cli.commands.export import add_export
 from training_cli.models import formats
 from training_cli.models.bundle import export_bundle

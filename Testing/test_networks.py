@@ -13,7 +13,8 @@ from training_cli.cli import main
 for package in ("torch", "lightning", "sksurv"):
     pytest.importorskip(package)
 
-from training_cli.cohort.store import STORE_FILE, open_store, preprocessing_info  # noqa: E402
+from training_cli.cohort.store import open_store  # noqa: E402
+from training_cli.cohort.store_files import STORE_FILE, preprocessing_info  # noqa: E402
 from training_cli.evaluation.evaluate import predict_store  # noqa: E402
 from training_cli.training.runs import load_network, load_run  # noqa: E402
 

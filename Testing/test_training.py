@@ -16,7 +16,8 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.network import weight_shapes
 from cohort_maker import make_store
 from training_cli.cli import main
-from training_cli.cohort.store import open_store, preprocessing_info
+from training_cli.cohort.store import open_store
+from training_cli.cohort.store_files import preprocessing_info
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")

@@ -8,16 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
-
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, carried_columns, predict_and_read, write_tables
@@ -230,6 +224,8 @@ class _Task(NamedTuple):
 
 def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[list[Outcome], bool]:
     """(an outcome per task in their order, whether the user stopped it)."""
+    from tqdm import tqdm  # here, as its import takes a while
+
     found: dict[int, Outcome] = {}
     stopped = False
     with tqdm(total=len(tasks), desc="Predicting", unit="case", file=sys.stderr) as bar:
@@ -258,6 +254,9 @@ def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[lis
 
 def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], None]) -> None:
     """take(number, outcome) of each task, as they end. After Ctrl-C those that were begun are still waited for."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker)
     futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
@@ -275,7 +274,9 @@ def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _outcome(future: Future, task: _Task) -> Outcome:
+def _outcome(future, task: _Task) -> Outcome:
+    from concurrent.futures.process import BrokenProcessPool
+
     try:
         return future.result()
     except BrokenProcessPool:
@@ -319,6 +320,8 @@ def _start_pool_worker() -> None:
 
 
 def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
     parent_process().join()  # killed: nobody waits for this one any more
     os._exit(1)
 
@@ -330,6 +333,8 @@ def _model(settings: Settings):
     another many times longer than they compute. And so a case gives the same bytes alone, in a batch, and with any
     number of jobs.
     """
+    from threadpoolctl import threadpool_limits
+
     threadpool_limits(limits=1, user_api="blas")
     bundle = load_bundle(settings.model).for_population(settings.population)
     engine = create_engine(settings.engine, bundle, settings.device)

@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from tqdm import tqdm
-
 FIRST_S, EVERY_S, LOOK_S = 5.0, 30.0, 0.5  # the first line of a stage, the time between two, how often it is looked
 _open: list[threading.Event] = []  # the blocks that are being told, the innermost last
 _last = float("-inf")  # when a line was printed
@@ -21,6 +19,8 @@ _last = float("-inf")  # when a line was printed
 def progress(items: Iterable, total: int, what: str, unit: str = "case") -> Iterator:
     """The items, while stderr is told how many are done: "Radiomics: 40 of 255 cases, 12 min"."""
     if sys.stderr.isatty():
+        from tqdm import tqdm  # here, as its import takes a while
+
         yield from tqdm(items, total=total, desc=what, unit=unit, file=sys.stderr, leave=False, delay=FIRST_S)
         return
     state = {"done": 0}

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..options import BASELINES, DONE, add_command, days, usual_jobs, whole_number
-from .store_options import add_part_options, check_part_options, open_part
+from .store_options import add_part_options, check_part_options, check_stores, open_part
 
 DESCRIPTION = """\
 Fit what the network is compared with, and predict other patients with it.
@@ -43,6 +43,7 @@ def add_baselines(commands) -> None:
 def _run(options) -> int:
     for part in ("train", "test"):
         check_part_options(options, part)
+    check_stores(options, "train", "test")
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):  # the same numbers to the last bit on any number of cores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..options import DONE, EXIT_CODES, add_command, print_table, whole_number
-from .store_options import add_part_options, check_part_options, open_part
+from .store_options import add_part_options, check_part_options, check_stores, open_part
 
 DESCRIPTION = """\
 Make a finished training into a model that others can use.
@@ -117,6 +117,7 @@ def _check_options(options, formats: list[str]) -> None:
             options.parser.error(f"a bundle needs {', '.join(missing)}")
     check_part_options(options, needs="store")
     check_part_options(options, "test", needs="test_store")
+    check_stores(options, "store", "test_store")
 
 
 def _bundle_inputs(options, network) -> dict:

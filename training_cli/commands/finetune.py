@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..options import DONE, add_command
-from .store_options import check_part_options, open_part
+from .store_options import check_part_options, check_stores, open_part
 from .training_options import FINETUNING_EPOCHS, add_store_options, add_training_options, print_run
 
 DESCRIPTION = """\
@@ -45,6 +45,7 @@ def add_finetune(commands) -> None:
 
 def _run(options) -> int:
     check_part_options(options)
+    check_stores(options, "store")
     given = [name for name in FREE_ALONE if getattr(options, name) is not None]
     if given and options.learn != "free":
         options.parser.error(f"--{given[0].replace('_', '-')} goes with --learn free")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from CNNSurvivalLib.errors import existing
+
 from ..options import DONE, SOME_FAILED, add_command, positive, whole_number
 
 DESCRIPTION = """\
@@ -71,6 +73,9 @@ def add_prepare(commands) -> None:
 def _run(options) -> int:
     if (options.backend == "dask") != (options.scheduler is not None):
         options.parser.error("--backend dask and --scheduler go together")
+    for path, what in ((options.source, "manifest"), (options.clinical, "clinical table")):
+        if path is not None:
+            existing(path, what)
     preprocessing = _preprocessing(options)
     from ..cohort.prepare import prepare
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
 from ..cohort.store import Store
 from ..cohort.tables import one_row_each, read_table
 from ..progress import working
-from ..training.runs import Run, check_same_preprocessing, load_network, patient_survival, risk_at, risk_column
+from ..training.runs import check_same_preprocessing, network_for, patient_survival, risk_at, risk_column
 from . import metrics
 from .calibration import d_calibration, survival_at_end
 
@@ -195,20 +194,6 @@ def _with_follow_up(path, clinical, log) -> pd.DataFrame:
     own = pd.DataFrame(table.rows, index=pd.Index(ids, name=ID), dtype=str)
     own = own.drop(columns=[name for name in own if name.casefold() in (ID, TIME, EVENT)])
     return own.join(known[[TIME, EVENT]], how="inner")
-
-
-def network_for(model, population: str | None = None) -> Run:
-    """A network (see ``load_network``) with the weights of a bundle's population; None: the bundle's default.
-
-    Raises UsageError for an unknown population, and for one of a run, which has none.
-    """
-    network = load_network(model)
-    if network.bundle is None:
-        if population:
-            raise UsageError(f"'{model}' is a training and has no populations; leave out --population.")
-        return network
-    bundle = network.bundle.for_population(population)
-    return replace(network, weights=bundle.network_weights, bundle=bundle)
 
 
 def predict_store(

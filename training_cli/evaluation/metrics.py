@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.integrate import trapezoid
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 
@@ -203,6 +202,8 @@ def integrated_brier(time, event, survival, times) -> float:
     """The Brier score of survival curves, S [n, k] at ``times`` [k], averaged over time by the trapezoidal rule."""
     times, survival = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
     scores = [brier(time, event, 1 - survival[:, k], t) for k, t in enumerate(times)]
+    from scipy.integrate import trapezoid
+
     return float(trapezoid(scores, times) / (times[-1] - times[0]))
 
 
@@ -252,6 +253,8 @@ def integrated_brier_row(time, event, risks: dict[float, np.ndarray], bootstrap:
 
     def integrated(counts):
         scores = np.array([_brier(*_arrays(time, event, risks[days]), days, counts) for days in horizons])
+        from scipy.integrate import trapezoid
+
         return trapezoid(scores, horizons, axis=0) / (horizons[-1] - horizons[0])
 
     point, undefined = integrated(_once(time))[0], _Undefined()

@@ -24,7 +24,8 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, MONTH_DAYS, kaplan_meie
 from CNNSurvivalLib.image_text import encode_images
 from CNNSurvivalLib.network import GREY_SCALE
 
-from ..cohort.store import REJECTED_FILE, Store, preprocessing_info
+from ..cohort.store import REJECTED_FILE, Store
+from ..cohort.store_files import preprocessing_info
 from ..training.runs import (
     MAX_SLICES,
     Run,

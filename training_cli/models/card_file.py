@@ -25,7 +25,7 @@ TEXTS = {
     "contours": "What is contoured, and by whom",
 }
 COHORT_TEXTS = {
-    "name": "The name of the cohort",
+    "name": "The name of the cohort; it stands beside every prediction, as in: 49 patients of NAME",
     "sites": "Hospitals, city, country",
     "dates": "When these patients were scanned or treated",
     "source": "A publication, an archive, or: own patients, not public",

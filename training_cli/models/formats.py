@@ -23,7 +23,7 @@ from CNNSurvivalLib.files import atomic_write, ensure_output_folder
 from CNNSurvivalLib.network import CROP_PX, GREY_SCALE, import_torch, network_from_weights
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
-from ..cohort.store import preprocessing_info
+from ..cohort.store_files import preprocessing_info
 from ..options import install_command
 from ..training.runs import Run
 from .self_test import largest_difference

@@ -15,8 +15,9 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,8 +30,11 @@ from CNNSurvivalLib.hazards import hazards_from_logits, survival_function
 from CNNSurvivalLib.network import weight_shapes
 from CNNSurvivalLib.slices import Preprocessing
 
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store_files import preprocessing_info
 from ..progress import progress
+
+if TYPE_CHECKING:
+    from ..cohort.store import Store
 
 RUN_FILE, MODEL_FILE, LOSSES_FILE, CHECKPOINT_FILE = "run.json", "model.npz", "losses.csv", "checkpoint.npz"
 MAX_SLICES = 20  # of a patient's best slices, for the patient's curve
@@ -91,6 +95,20 @@ def load_network(network) -> Run:
     if (folder / INFO_FILE).is_file():
         return _run_of_bundle(load_bundle(folder))
     return load_run(folder)
+
+
+def network_for(model, population: str | None = None) -> Run:
+    """A network (see ``load_network``) with the weights of a bundle's population; None: the bundle's default.
+
+    Raises UsageError for an unknown population, and for one of a run, which has none.
+    """
+    network = load_network(model)
+    if network.bundle is None:
+        if population:
+            raise UsageError(f"'{model}' is a training and has no populations; leave out --population.")
+        return network
+    bundle = network.bundle.for_population(population)
+    return replace(network, weights=bundle.network_weights, bundle=bundle)
 
 
 def load_run(folder) -> Run:

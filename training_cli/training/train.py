@@ -28,7 +28,8 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv
 from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits, survival_targets
 
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store import Store
+from ..cohort.store_files import preprocessing_info
 from ..progress import progress
 from .roi_crop import find_windows, training_logits
 from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, check_same_preprocessing, load_run, save_run

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from .grid import resample_nearest
 
@@ -148,6 +147,8 @@ def _between(first: np.ndarray, second: np.ndarray, part: float, spacing) -> np.
 
 def _signed_distance(shape: np.ndarray, spacing) -> np.ndarray:
     """mm to the shape's edge, positive inside."""
+    from scipy.ndimage import distance_transform_edt  # here, as its import takes as long as reading a CT
+
     padded = np.pad(shape, 1)  # so that a shape that fills the box has an outside
     distance = distance_transform_edt(padded, spacing) - distance_transform_edt(padded == 0, spacing)
     return distance[1:-1, 1:-1]
