@@ -150,19 +150,18 @@ def patients(sphere, tmp_path):
                            for ends in ((0.7, 0.3, 0.95), (0.999, 0.99, 1.0), (0.001, 0.0, 0.01)))]  # fmt: skip
 
 
-def test_no_text_leaves_the_survival_curve_and_the_legend_lies_below_it(patients):
+def test_no_text_leaves_the_survival_curve_and_none_lies_on_another(patients):
     for prediction in patients:
-        figure = survival.picture(prediction, LONG)
-        curve = figure.axes[0]
-        legend = curve.get_legend().get_window_extent(figure.canvas.get_renderer())
-        shown = shown_texts(figure)
-        assert not legend.overlaps(curve.get_window_extent())
-        for text, box in shown:
-            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, text
-        outside = [text for text in figure.texts if text.get_text()]
-        for text in outside:
-            assert not legend.overlaps(text.get_window_extent()), text.get_text()
-        words = " ".join(text for text, _ in shown)
+        picture = survival.picture(prediction, LONG)
+        for number, text in enumerate(picture.texts):
+            assert 0 <= text.left and text.right <= picture.width, text
+            assert 0 <= text.top and text.bottom <= picture.height, text
+            for other in picture.texts[number + 1 :]:
+                apart = text.right <= other.left or other.right <= text.left
+                assert apart or text.bottom <= other.top or other.bottom <= text.top, (text, other)
+        words = " ".join(text.words for text in picture.texts)
+        legend = [text for text in picture.texts if "of the slices" in text.words]
+        assert legend and all(text.top > survival.BOTTOM for text in legend)  # where it hides nothing
         assert ("Median: not reached within" in words) == (prediction.median_survival_days is None)
 
 

@@ -24,14 +24,15 @@ ALERT, CAUTION = "#b3261e", "#a4510b"
 OUTSIDE_BAND = "#ecc9a8"
 SPREAD = "#5f8f9c"
 # Points. The curve stands from LEFT to RIGHT and TOP to BOTTOM, the panel with slices and numbers beside it.
-WIDTH, HEIGHT = 828, 504
+WIDTH, HEIGHT = 828, 548
 LEFT, RIGHT, TOP, BOTTOM = 54.6, 523.3, 108.4, 420.8
 PANEL_LEFT, PANEL_RIGHT = 556.4, 808.1
 TOP_SHARE = 1.02  # S at TOP
 SHOWN_SLICES = 4
 SCALE_BAR_MM = 20
 DASHED, DOTTED = (4.0, 3.0), (1.0, 1.5)
-LEGEND_SIZE, LEGEND_STEP, LEGEND_SIGN = 8.8, 13.2, 26.0  # size of the text, one line to the next, width of the sign
+LEGEND_TOP = BOTTOM + 42
+LEGEND_SIZE, LEGEND_STEP, LEGEND_SIGN = 8.8, 12.6, 26.0  # size of the text, one line to the next, width of the sign
 
 
 def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
@@ -102,8 +103,8 @@ def _draw_curve(canvas: Canvas, p: Prediction) -> None:
     median = _mark_median(canvas, p, frame)
     limits = (p.survival_low, p.survival_high) if p.interval_low is None else (p.interval_low, p.interval_high)
     lines = [reference, *(frame.at(months, values) for values in (p.survival, *limits))]
-    lines.append(_mark_risk_time(canvas, p, frame))
-    _draw_legend(canvas, [curve, *bands, cohort, *median], lines)
+    _mark_risk_time(canvas, p, frame, lines)
+    _draw_legend(canvas, [curve, *bands, cohort, *median])
 
 
 def _color(p: Prediction) -> str:
@@ -155,9 +156,8 @@ def _diamond(canvas: Canvas, x: float, y: float) -> None:
         canvas.polygon([(x - reach, y), (x, y - reach), (x + reach, y), (x, y + reach)], color)
 
 
-def _mark_risk_time(canvas: Canvas, p: Prediction, frame: _Frame) -> np.ndarray:
-    """S at the risk time. The text stands where the falling curve does not pass: right above it, or at the bottom.
-    Returns the line through the text."""
+def _mark_risk_time(canvas: Canvas, p: Prediction, frame: _Frame, lines: list[np.ndarray]) -> None:
+    """S at the risk time; the text stands where it covers least of the lines (each points [n, 2])."""
     month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
     x, y = frame.at(month, value)
     canvas.polyline([(x, BOTTOM), (x, y), (LEFT, y)], _color(p), 1.0, DASHED)
@@ -165,29 +165,28 @@ def _mark_risk_time(canvas: Canvas, p: Prediction, frame: _Frame) -> np.ndarray:
     for reach, color in ((4.2, "white"), (2.9, _color(p))):
         canvas.polygon(np.stack([x + reach * np.cos(turn), y + reach * np.sin(turn)], axis=1), color)
     text = f"{value:.0%} alive at {months_text(p.bundle.risk_time_days)}"
-    left, baseline = (x + 11, y - 11) if value < 0.62 else (x + 6, BOTTOM - 9)
     width = canvas.text_width(text, 11, BOLD)
-    left = min(left, RIGHT - width)
-    canvas.box(left - 2, baseline - 10, left + width + 2, baseline + 4, "white", 0.85)
+    left = min(x + 11, RIGHT - width)
+    places = [(left, y - 11), (left, BOTTOM - 9), (left, y + 20), (RIGHT - width, TOP + 14), (RIGHT - width, y - 11)]
+    places = [place for place in places if TOP + 10 <= place[1] <= BOTTOM - 5]
+    left, baseline = min(places, key=lambda at: _covered(lines, at[0] - 3, at[0] + width + 3, at[1] - 11, at[1] + 5))
     canvas.text(left, baseline, text, 11, BOLD, _color(p))
-    return np.array([(left, baseline - 4), (left + width, baseline - 4)])
 
 
-def _draw_legend(canvas: Canvas, rows: list[_Row], lines: list[np.ndarray]) -> None:
-    """At the right, as high as it covers least of the lines (each points [n, 2])."""
-    texts = [textwrap.wrap(row.text, 52, max_lines=3, placeholder=" …") for row in rows]
-    width = max(canvas.text_width(line, LEGEND_SIZE) for text in texts for line in text)
-    left = RIGHT - 6 - width
-    height = LEGEND_STEP * sum(len(text) for text in texts) + 4
-    places = np.linspace(TOP + 2, BOTTOM - 2 - height, 12)
-    top = min(places, key=lambda place: _covered(lines, left - LEGEND_SIGN, RIGHT, place, place + height))
-    canvas.box(left - LEGEND_SIGN - 4, top, RIGHT, top + height, "white", 0.9)
-    baseline = top + 10.5
+def _draw_legend(canvas: Canvas, rows: list[_Row]) -> None:
+    """Below the axes, where it hides nothing, in two columns."""
+    texts = [textwrap.wrap(row.text, 44, max_lines=3, placeholder=" …") for row in rows]
+    half = (sum(len(text) for text in texts) + 1) // 2
+    column, baseline, above = 0, LEGEND_TOP, 0
     for row, text in zip(rows, texts):
-        _draw_sign(canvas, row, left - LEGEND_SIGN, left - 7, baseline - 3)
+        if column == 0 and above + len(text) > half:
+            column, baseline = 1, LEGEND_TOP
+        left = LEFT + column * (RIGHT - LEFT) / 2
+        _draw_sign(canvas, row, left, left + LEGEND_SIGN - 7, baseline - 3)
         for line in text:
-            canvas.text(left, baseline, line, LEGEND_SIZE, color=INK)
+            canvas.text(left + LEGEND_SIGN, baseline, line, LEGEND_SIZE, color=INK)
             baseline += LEGEND_STEP
+        above += len(text)
 
 
 def _covered(lines: list[np.ndarray], left: float, right: float, top: float, bottom: float) -> int:
@@ -288,10 +287,10 @@ def _draw_words(canvas: Canvas, p: Prediction, title: str) -> None:
         more = f" (and {len(p.warnings) - 1} more)" if len(p.warnings) > 1 else ""
         room = width - canvas.text_width(more, 8.2)
         warning = _fitted(canvas, f"Warning: {p.warnings[0]}", room, 1, 8.2)[0]
-        canvas.text(LEFT, 475.5, warning + more, 8.2, color=CAUTION)
-    canvas.text(LEFT, 491.4, RESEARCH_USE_ONLY, 8.8, BOLD, ALERT)
+        canvas.text(LEFT, HEIGHT - 28.5, warning + more, 8.2, color=CAUTION)
+    canvas.text(LEFT, HEIGHT - 12.6, RESEARCH_USE_ONLY, 8.8, BOLD, ALERT)
     model = _fitted(canvas, f"Model {p.bundle.id} · {p.provenance['software']}", 0.46 * WIDTH, 1, 8)[0]
-    canvas.text(PANEL_RIGHT, 491.4, model, 8, color=GREY, align="right")
+    canvas.text(PANEL_RIGHT, HEIGHT - 12.6, model, 8, color=GREY, align="right")
 
 
 def _one_or_two(canvas: Canvas, first: str, second: str, width: float, size: float) -> list[str]:
