@@ -1484,8 +1484,9 @@ def test_the_map_has_a_legend(case, tiny_bundle):
     for _time in range(2):
         overlay.show(scene, node)
         (legend,) = nodes_of(scene, "vtkMRMLColorLegendDisplayNode")
-        assert legend.GetTitleText() == "Risk, percentage points" and legend.GetVisibility()
+        assert legend.GetTitleText() == "Risk (% points)" and legend.GetVisibility()
         overlay.hide(scene)
+        assert not legend.GetVisibility()
 
 
 def test_whether_the_views_show_the_ct_and_the_tumour(case, tiny_bundle):

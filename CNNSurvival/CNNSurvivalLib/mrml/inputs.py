@@ -100,13 +100,14 @@ def predict_nodes(
 
 def mask_checksum(mask: np.ndarray) -> str:
     """SHA-256, as hexadecimal text, of a mask [k, j, i]: of its shape, and where and what its voxels are."""
-    box = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(axis=tuple(each for each in range(mask.ndim) if each != axis)))
-        box.append((int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0))
-    cropped = mask[tuple(slice(*limits) for limits in box)] != 0
+    box, cropped = [], mask
+    for axis in range(mask.ndim):  # cropped at once, so that only the first search goes through the whole mask
+        inside = np.flatnonzero(cropped.any(axis=tuple(each for each in range(mask.ndim) if each != axis)))
+        first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
+        box.append((first, last))
+        cropped = cropped[(slice(None),) * axis + (slice(first, last),)]
     place = repr((tuple(map(int, mask.shape)), box))
-    return hashlib.sha256(place.encode("ascii") + np.packbits(cropped).tobytes()).hexdigest()
+    return hashlib.sha256(place.encode("ascii") + np.packbits(cropped != 0).tobytes()).hexdigest()
 
 
 def segment_checksum(volume_node, segmentation_node, segment_id) -> Optional[str]:

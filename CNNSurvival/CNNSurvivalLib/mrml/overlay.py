@@ -7,7 +7,7 @@ from .nodes import ATTRIBUTE, nodes_of
 from .results import SEGMENTATION
 
 OPACITY = 0.6
-TITLE = "Risk, percentage points"  # of the legend: red, above 0, raises it
+TITLE = "Risk (% points)"  # of the legend: red, above 0, raises it
 
 
 class MapOverlay:
@@ -37,13 +37,16 @@ class MapOverlay:
         self._show_legend(node)
 
     def hide(self, scene) -> None:
-        """Take maps out of the views; a foreground that is no map stays."""
+        """Take maps and their legends out of the views; a foreground that is no map stays."""
         for view in _views(scene):
             if is_map(scene.GetNodeByID(view.GetForegroundVolumeID() or "")):
                 former, opacity = self._before.get(view.GetID(), (None, view.GetForegroundOpacity()))
                 there = former is not None and scene.GetNodeByID(former) is not None
                 view.SetForegroundVolumeID(former if there else None)
                 view.SetForegroundOpacity(opacity)
+        for legend in nodes_of(scene, "vtkMRMLColorLegendDisplayNode"):
+            if is_map(legend.GetDisplayableNode()):
+                legend.SetVisibility(False)
         self._before.clear()
         self._fill_again()
 
@@ -62,7 +65,15 @@ class MapOverlay:
             if legend is None:  # without Slicer's module Colors
                 return
             legend.SetTitleText(TITLE)
+            legend.SetLabelFormat("%+.1f")
+            legend.SetNumberOfLabels(3)
+            legend.SetSize(0.07, 0.3)  # of the view
+            legend.SetPosition(0.98, 0.8)
+            for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+                text.SetFontFamilyToArial()
+                text.SetFontSize(12)
             legend.SetVisibility(True)
+            legend.Modified()  # the views do not hear of the fonts
 
     def _outline(self, node) -> None:
         record = record_of(node)

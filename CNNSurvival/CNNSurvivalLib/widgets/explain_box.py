@@ -33,7 +33,7 @@ class ExplainSection:
         """Follow the result. A map that is not of it leaves the slice views. stale: why the result is out of date."""
         volume, result = self._inputs()
         node, shown = self._explanation(), self._overlay.shown(slicer.mrmlScene)
-        if shown is not None and shown is not node:
+        if shown is None or shown is not node:  # the user may have taken it out, but not its legend
             self._overlay.hide(slicer.mrmlScene)
         ui = self.ui
         ui.explainButton.enabled = result is not None and self._prediction() is not None

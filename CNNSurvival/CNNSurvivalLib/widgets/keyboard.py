@@ -20,12 +20,15 @@ def reach(label, widget, inner: str) -> None:
 
     inner: the class of the inner widget. Slicer's selectors take no focus themselves, so Qt passes them over.
     """
-    found = widget.findChildren(inner)
+    found = [each for each in widget.findChildren(inner) if not each.isHidden()]
+    nodes = [each for each in found if each.parent().inherits("qMRMLNodeComboBox")]  # before the one for its segment
+    found = [*nodes, *(each for each in found if each not in nodes)]
     if not found:
         return
-    if not found[0].accessibleName:
-        found[0].accessibleName = label.text.replace("&", "").rstrip(":")
-    if not found[0].toolTip:
-        found[0].toolTip = widget.toolTip
+    for each in found:
+        if not each.accessibleName:
+            each.accessibleName = label.text.replace("&", "").rstrip(":")
+        if not each.toolTip:
+            each.toolTip = widget.toolTip
     if widget.focusPolicy == qt.Qt.NoFocus:
         label.setBuddy(found[0])

@@ -10,7 +10,7 @@ def showWhetherReady(ui, parameters, hasSegment, bundle) -> None:
         for text, present in (
             (_("a CT volume"), parameters and parameters.volume),
             (_("a segmentation, or draw a new tumour"), parameters and parameters.segmentation),
-            (_("the tumour's segment"), hasSegment),
+            (_("the tumour's segment"), hasSegment or not (parameters and parameters.segmentation)),
             (_("a model that can be used"), bundle),
         )
         if not present
