@@ -603,6 +603,8 @@ class SelfTest:
 
         widget = self.makeWidget()
         volume, segmentation = self.makeCase()
+        if slicer.util.mainWindow():
+            slicer.util.selectModule("CNNSurvival")  # the views follow only while the panel is shown
         widget.enter()
         try:
             widget.ui.predictButton.click()
@@ -628,6 +630,8 @@ class SelfTest:
             widget._parameterNode.volume = volume
         finally:
             widget.exit()
+            if slicer.util.mainWindow():
+                slicer.util.selectModule("Data")
 
     def test_statusIsNotOfTheFormerInputs(self):
         widget = self.makeWidget()
