@@ -273,3 +273,21 @@ def test_log_rank_needs_two_groups_and_a_death():
 def test_no_slice_to_show_is_said(tmp_path):
     with pytest.raises(CNNSurvivalError, match="no slice"):
         figures.example_inputs(np.zeros((0, 140, 140), np.uint8), [], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("end", [0.9, 0.5, 0.3, 0.1, 0.0])
+@pytest.mark.parametrize("spread", [0, 0.1, 0.4])
+def test_the_text_at_the_curve_covers_no_curve(end, spread):
+    """y falls on the page where S rises: 0 is S = 1, 100 is S = 0."""
+    from CNNSurvivalLib.report.page import _free_baseline
+
+    x = np.linspace(0, 200, 20)
+    curve = 100 * (1 - (1 - end) * (1 - np.exp(-x / 40)))
+    curves = [np.stack([x, np.clip(100 - curve + shift, 0, 100)], axis=1) for shift in (-100 * spread, 0, 100 * spread)]
+    left, width, size = 50.0, 70.0, 8.0
+    mark = float(np.interp(left, *curves[1].T))
+    baseline = _free_baseline(curves, left, width, (100 - 0.6 * size, mark - size), size)
+    inside = np.linspace(left, left + width, 500)
+    for each in curves:
+        y = np.interp(inside, *each.T)
+        assert not np.any((y > baseline - 0.95 * size) & (y < baseline + 0.3 * size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -71,6 +72,19 @@ def write_case_folder(
     paths.append(folder / "prediction.json")
     write_json(paths[-1], {"patient_id": patient_id, **to_dict(prediction), "input": inputs or {}})
     return paths
+
+
+def free_folder(folder, label: str) -> Path:
+    """A folder below ``folder`` that is not there yet, named after the case: no other patient's files are overwritten.
+
+    It is not made. label: any text, such as the names of the CT and the segment.
+    """
+    name = re.sub(r"[^\w.-]+", "_", label).strip("._")[:80] or "case"
+    path, number = Path(folder) / name, 2
+    while path.exists():
+        path = Path(folder) / f"{name}-{number}"
+        number += 1
+    return path
 
 
 def free_path(folder, name: str) -> Path:

@@ -8,6 +8,8 @@ from slicer.i18n import tr as _
 
 from CNNSurvivalLib.mrml.dicom import why_no_dicom
 from CNNSurvivalLib.mrml.inputs import patient_name
+from CNNSurvivalLib.mrml.results import label_of
+from CNNSurvivalLib.report.case_folder import free_folder
 from CNNSurvivalLib.report.dicom.folder import FOLDER
 
 
@@ -45,7 +47,7 @@ class ExportSection:
         prediction = self._prediction()
         if result is None or prediction is None:
             return
-        folder = self.ui.exportDirectoryButton.directory
+        folder = str(free_folder(self.ui.exportDirectoryButton.directory, label_of(result)))
         patient = patient_name(volume) if self.ui.patientNameCheckBox.checked else None
         done = self._runner.click(
             self.ui.exportButton, lambda progress: self._export(volume, result, prediction, folder, patient, progress)
