@@ -110,8 +110,8 @@ def test_a_bundle_shows_the_scores_of_its_population(tmp_path):
 
     entries = [population_info(metrics=score("here", 0.6)), population_info("there", "Patients from there")]
     bundle = save_bundle(tmp_path / "b", bundle_info_2(entries, metrics=score("all", 0.55)), random_weights())
-    assert bundle.facts[-1] == "Concordance: 0.60 (0.50 to 0.70) on here"
-    assert bundle.for_population("there").facts[-1] == "Concordance: 0.55 (0.50 to 0.70) on all"
+    assert bundle.facts[-2] == "Concordance: 0.60 (0.50 to 0.70) on here"
+    assert bundle.for_population("there").facts[-2] == "Concordance: 0.55 (0.50 to 0.70) on all"
 
 
 # --- Applying ---------------------------------------------------------------------------------------------------------

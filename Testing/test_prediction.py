@@ -309,12 +309,9 @@ def test_a_risk_time_between_months_is_rounded_in_words_and_pictures(sphere, tmp
 
     draw_curve(Canvas(), found, 0, 0, 320, 235)
     assert sum(text.endswith("alive at 19.7 months") for text in texts) == 1
-    pytest.importorskip("matplotlib")
-    from matplotlib.text import Text
-
     from training_cli.figures.survival import picture
 
-    shown = [each.get_text() for each in picture(found).findobj(Text)]
+    shown = [each.words for each in picture(found).texts]
     assert sum(text.endswith("alive at 19.7 months") for text in shown) == 1
 
 

@@ -48,5 +48,7 @@ def _run(options) -> int:
     else:
         print(f"Follow-up is in '{clinical}'; name its columns with --id-column, --time-column and --event-column.")
     pattern = download.segment_pattern(options.collection) or "PATTERN"
-    print(f"Next: cnn-survival prepare {images} --clinical TABLE --segment '{pattern}' --output STORE")
+    print(f"Next: cnn-survival prepare {images} --clinical TABLE --segment '{pattern}' --like lung-head-neck "
+          "--output STORE")  # fmt: skip
+    print("(--like NETWORK is for what you fine-tune, recalibrate or score; leave it out to train a network anew.)")
     return DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import DONE, add_command, whole_number
+from ..options import DONE, add_command, usual_jobs, whole_number
 
 DESCRIPTION = """\
 Do the whole study of the paper on your cohorts, from one configuration file.
@@ -30,8 +30,8 @@ def add_reproduce(commands) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, a TOML file")
     command.add_argument("--data", type=Path, metavar="FOLDER", help="where the manifest lies (default: beside CONFIG)")
     command.add_argument("--output", type=Path, required=True, metavar="WORK", help="where everything goes")
-    command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="cases at once, for slices and "
-                         "radiomics (default 1)")  # fmt: skip
+    command.add_argument("--jobs", type=whole_number, metavar="N", help="cases at once, for slices and "
+                         "radiomics (default: as many as there are cores)")  # fmt: skip
 
 
 def _run(options) -> int:
@@ -49,7 +49,7 @@ def _run(options) -> int:
 def _transfer(study, options) -> int:
     from ..study import transfer, transfer_report
 
-    outcome = transfer.transfer(study, options.output, options.jobs)
+    outcome = transfer.transfer(study, options.output, options.jobs or usual_jobs())
     page = transfer_report.write(outcome, options.output / "report")
     print(f"The report is '{page}'; the bundle is in '{outcome.bundle.folder}'.")
     return DONE
@@ -58,7 +58,7 @@ def _transfer(study, options) -> int:
 def _paper(study, options) -> int:
     from ..study import pipeline, report
 
-    outcome = pipeline.reproduce(study, options.output, options.jobs)
+    outcome = pipeline.reproduce(study, options.output, options.jobs or usual_jobs())
     page = report.write(outcome, options.output / "report")
     print(f"The report is '{page}'; the bundles are in '{options.output / 'models'}'.")
     return DONE
