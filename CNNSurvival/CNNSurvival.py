@@ -532,11 +532,11 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
         return exportFiles(result, prediction, folder, patient, scene, progress)
 
-    def exportDicom(self, volume, result, prediction, folder, patient=None, database=False, progress=None):
+    def exportDicom(self, volume, result, prediction, folder, database=False, progress=None, others=None):
         """Write the result as DICOM that joins the CT's study; see CNNSurvivalLib.widgets.exporter.exportDicom."""
         from CNNSurvivalLib.widgets.exporter import exportDicom
 
-        return exportDicom(volume, result, prediction, folder, patient, database, progress)
+        return exportDicom(volume, result, prediction, folder, database, progress, others)
 
     def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
         """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.

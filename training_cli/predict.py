@@ -16,16 +16,16 @@ from uuid import uuid4
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, carried_columns, predict_and_read, write_tables
 from CNNSurvivalLib.bundle import Bundle, load_bundle
-from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.engines import Engine, create_engine
 from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
-from CNNSurvivalLib.lesions import ALL
+from CNNSurvivalLib.lesions import ALL, choose_lesions
 from CNNSurvivalLib.network import import_torch
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import write_case_folder
-from CNNSurvivalLib.report.dicom.folder import FOLDER, Tumour, write_dicom
+from CNNSurvivalLib.report.dicom.folder import FOLDER, Objects, Tumour, make_objects, placed
 from CNNSurvivalLib.report.dicom.study import Study, read_study
 from CNNSurvivalLib.report.page import report_pdf
 
@@ -140,6 +140,7 @@ class _Done(NamedTuple):
     prediction: Prediction
     tumour: TumourImage
     study: Study | None
+    engine: Engine
 
 
 def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> _Done:
@@ -149,7 +150,7 @@ def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> _Done:
         covariates=settings.covariates, force=settings.force, lesions=settings.lesions,
         horizons_months=settings.horizons_months,
     )  # fmt: skip
-    return _Done(case, prediction, tumour, study)
+    return _Done(case, prediction, tumour, study, engine)
 
 
 def _study(case: Case) -> Study:
@@ -163,33 +164,40 @@ def _write_case(done: _Done, case: Case, folder: Path, patient: str | None, sett
     title = f"{patient}, {case.segment}" if patient and case.segment else patient
     given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": done.tumour.segment_name}
     picture = survival_png(prediction, title)
-    if done.study is not None:
-        # No paths here, which may name the patient, and no title: only DICOM's own fields do.
-        plain = picture if title is None else survival_png(prediction)
-        _write_dicom(done, folder / FOLDER, plain, settings)
-    write_case_folder(prediction, folder, given, patient=patient, patient_id=patient, picture=lambda: picture,
-                      report=settings.report)  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        if done.study is not None:
+            # No title, which may name the patient: only what is DICOM's own does.
+            objects = _objects(done, picture if title is None else survival_png(prediction), settings)
+            stack.enter_context(placed(objects, folder / FOLDER))  # where the other files fail, these go again
+        write_case_folder(prediction, folder, given, patient=patient, patient_id=patient, picture=lambda: picture,
+                          report=settings.report)  # fmt: skip
 
 
-def _write_dicom(done: _Done, folder: Path, picture: bytes, settings: Settings) -> None:
-    prediction, read = done.prediction, done.tumour
-    engine = create_engine(settings.engine, prediction.bundle, settings.device)
+def _objects(done: _Done, picture: bytes, settings: Settings) -> Objects:
+    prediction, read, study = done.prediction, done.tumour, done.study
+    engine = done.engine
+    if prediction.population.name != engine.population:  # that of the case's own
+        engine = create_engine(settings.engine, prediction.bundle, settings.device)
     maps = occlusion_maps(prediction, engine)
-    written = write_dicom(
-        prediction, done.study, _tumour(done), folder, report=report_pdf(prediction, {"segment": read.segment_name}),
-        curve=picture, risk_map=on_ct_grid(maps, prediction, read.hu.shape, read.ijk_to_ras),
+    objects = make_objects(
+        prediction, study, _tumour(done), curve=picture, named=bool(study.patient),
+        report=report_pdf(prediction, {"segment": read.segment_name}, study.patient),
+        risk_map=on_ct_grid(maps, prediction, read.hu.shape, read.ijk_to_ras),
     )  # fmt: skip
-    for note in written.notes:
+    for note in objects.notes:
         print(f"Warning: {note}", file=sys.stderr)
+    return objects
 
 
 def _tumour(done: _Done) -> Tumour:
-    """The tumour, and the DICOM SEG that it comes from where that belongs to the CT's study."""
-    read = done.tumour
-    found = dicom_segment(done.case.mask_path, done.case.segment)
+    """The tumour, and the DICOM SEG that it comes from, where that is just it and belongs to the CT's study."""
+    read, given = done.tumour, done.case
+    chosen = done.prediction.provenance["parameters"]["lesions"]
+    mask, _lesions = choose_lesions(read.mask, read.ijk_to_ras, chosen)
+    found = dicom_segment(given.mask_path, given.segment) if mask is read.mask else None
     if found is None or found[0].get("StudyInstanceUID") != done.study.about.StudyInstanceUID:
-        return Tumour(read.mask, read.ijk_to_ras, read.segment_name)
-    return Tumour(read.mask, read.ijk_to_ras, read.segment_name, *found)
+        return Tumour(mask, read.ijk_to_ras, read.segment_name)
+    return Tumour(mask, read.ijk_to_ras, read.segment_name, *found)
 
 
 @contextlib.contextmanager

@@ -867,6 +867,16 @@ class SelfTest:
                 self.assertEqual(names, {"Test^Anna"})
                 for modality in ("CT", "DOC", "OT"):
                     self.assertIn(modality, modalities)
+
+                def fail():
+                    raise ValueError("the disk is full")
+
+                other = os.path.join(folder, "other")
+                shown = (widget.export._inputs()[1], widget.export._prediction())
+                with self.assertRaises(ValueError):
+                    widget.logic.exportDicom(volume, *shown, other, database=True, others=fail)
+                self.assertFalse(os.path.exists(other))
+                self.assertEqual(len(database.seriesForStudy(study)), len(found))
             slicer.mrmlScene.Clear()
 
     def test_batchOfTheScene(self):

@@ -84,7 +84,8 @@ def add_predict(commands) -> None:
                          "many cases with --details)")  # fmt: skip
     command.add_argument("--dicom", action="store_true", help="also write the result as DICOM objects that join the "
                          "CT's study, into FOLDER/dicom: report, curve, numbers (SR), tumour (SEG) and a map of what "
-                         "the risk rests on; the CT must be DICOM (for many cases with --details)")  # fmt: skip
+                         "the risk rests on; the CT must be DICOM (for many cases with --details). They hold the "
+                         "patient's name and birth date as the CT does, and the report shows the name")  # fmt: skip
     command.add_argument("--force", action="store_true", help="predict from an image that is no CT all the same; the "
                          "result means nothing unless its values are Hounsfield units")  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go; made if "
@@ -141,6 +142,7 @@ def _run_predict(options) -> int:
     prediction = predict.predict_to_folder(case, options.output, settings)
     for text in prediction.warnings:
         print(f"Warning: {text}", file=sys.stderr)
+    _say_names(options)
     _say_unused(settings.covariates, [prediction.population])
     print_table(summary(prediction))
     print(population_line(bundle, options.population))
@@ -176,6 +178,13 @@ def _check_batch_options(options, batch: bool) -> None:
         error("--backend dask and --scheduler go together")
     if options.backend == "dask" and options.jobs is not None:
         error("--jobs does not go with --backend dask, where the cluster decides")
+
+
+def _say_names(options) -> None:
+    if options.dicom:
+        from CNNSurvivalLib.report.dicom.folder import HOLD_NAMES
+
+        print(f"Note: {HOLD_NAMES}", file=sys.stderr)
 
 
 def _say_unused(given: dict, populations) -> None:
@@ -222,6 +231,7 @@ def _run_cases(options, settings, bundle, cases) -> int:
         log=lambda text: print(text, file=sys.stderr), scheduler=options.scheduler, carry=_carry(options.carry),
     )  # fmt: skip
     _say_unused(settings.covariates, [bundle.population, *bundle.populations])
+    _say_names(options)
     print(population_line(bundle, options.population))
     print(f"{result.done} of {result.done + result.failed} cases predicted; results are in '{options.output}'.")
     if result.failed:

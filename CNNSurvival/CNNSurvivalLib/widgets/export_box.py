@@ -67,12 +67,15 @@ class ExportSection:
         return self._asDicom() and self.ui.dicomDatabaseCheckBox.checked
 
     def _export(self, volume, result, prediction, folder, patient, progress) -> tuple:
-        """(paths, sentences on what was left out). DICOM comes first: where it cannot be done, nothing is written."""
-        scene = self.ui.sceneCheckBox.checked
-        paths, notes = [], []
-        if self._asDicom():
-            below = os.path.join(folder, FOLDER)
-            paths, notes = self._logic.exportDicom(
-                volume, result, prediction, below, patient, self._intoDatabase(), progress
-            )
-        return [*self._logic.export(volume, result, prediction, folder, patient, scene, progress), *paths], notes
+        """(paths, sentences on what was left out). Where DICOM cannot be done, nothing is written."""
+        scene, paths = self.ui.sceneCheckBox.checked, []
+
+        def others():
+            paths.extend(self._logic.export(volume, result, prediction, folder, patient, scene, progress))
+
+        if not self._asDicom():
+            others()
+            return paths, []
+        below = os.path.join(folder, FOLDER)
+        done = self._logic.exportDicom(volume, result, prediction, below, self._intoDatabase(), progress, others)
+        return [*paths, *done.paths], done.notes
