@@ -896,7 +896,7 @@ class SelfTest:
             widget.ui.batchSourceComboBox.currentIndex = 0
             widget.ui.batchDirectoryButton.directory = folder
             widget.ui.batchButton.click()
-            self.assertEqual(set(os.listdir(folder)), {"predictions.csv", "failures.csv"})
+            self.assertEqual(set(os.listdir(folder)), {"predictions.csv", "curves.csv", "failures.csv"})
         self.assertIn("1 of 2 cases predicted", widget.ui.statusLabel.text)
         self.assertEqual(widget.ui.batchTable.rowCount, 2)
         self.assertEqual(widget.ui.batchTable.item(0, 0).text(), "CT")
