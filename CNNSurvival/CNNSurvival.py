@@ -117,12 +117,15 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- Life of the panel
 
     def setup(self) -> None:
+        from CNNSurvivalLib.mrml import guesses
+        from CNNSurvivalLib.mrml.stale import SegmentNow
         from CNNSurvivalLib.widgets.batch_box import BatchSection
         from CNNSurvivalLib.widgets.compare_box import CompareSection
         from CNNSurvivalLib.widgets.explain_box import ExplainSection
         from CNNSurvivalLib.widgets.export_box import ExportSection
         from CNNSurvivalLib.widgets.gui_connection import GuiConnection
         from CNNSurvivalLib.widgets.inputs_box import InputsBox
+        from CNNSurvivalLib.widgets.keyboard import reachAll
         from CNNSurvivalLib.widgets.model_box import ModelSection
         from CNNSurvivalLib.widgets.patient_box import PatientSection
         from CNNSurvivalLib.widgets.plot_button import PlotButton
@@ -138,16 +141,18 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
+        self.guesses = guesses
+        self.segmentNow = SegmentNow()
         self.logic = CNNSurvivalLogic()
         self.connection = GuiConnection(self.ui, self._onParametersChanged)
         self.runner = Runner(self.ui, self._onParametersChanged)
         self.models = ModelSection(self.ui, self.logic, self._onModelSelected, self._onPopulationSelected)
         self.patient = PatientSection(self.ui, self._onPatientChanged, self.runner.showStatus)
-        self.tumour = TumourSection(self.ui, self.resourcePath("UI/Tumour.ui"), self._onParametersChanged)
         self.inputs = InputsBox(self.ui.inputsCollapsibleButton, lambda: self._parameterNode)
+        self.tumour = TumourSection(self.ui, self.resourcePath("UI/Tumour.ui"), self._onDrawn, self.inputs.fold)
         self.result = ResultSection(self.ui)
         self.plot = PlotButton(self.ui.showChartButton, self._result)
-        self.slices = SlicesSection(self.ui, self._onUsedChanged)
+        self.slices = SlicesSection(self.ui, self._onUsedChanged, self.runner.showStatus)
         self.compare = CompareSection(self.ui, self.plot.show, self._result)
         shown = (self._prediction, self._volumeAndResult)
         self.explain = ExplainSection(self.ui, self.logic, self.runner, self._engineOf, *shown)
@@ -155,6 +160,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.batch = BatchSection(self.ui, self.logic, self.runner, lambda: self.models.bundle, self._options)
 
         self.tabs = Tabs(self.ui)
+        reachAll(self.ui)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -193,11 +199,12 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event) -> None:
         self.runner.cancel()
         self.setParameterNode(None)
+        self.plot.closeScene()
+        self.explain.closeScene()
         self.tumour.closeScene()
         self.patient.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
-        self.result.forget()
         self.runner.showStatus("")
         if self.parent.isEntered:
             self.enter()
@@ -206,6 +213,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode:
             self.setParameterNode(None)  # fill the widgets anew: they heard of nodes that had not been imported yet
             self.initializeParameterNode()
+            self.tumour.afterImport()
             if self._result():
                 self.inputs.fold()
 
@@ -234,44 +242,38 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameterNode
         if not p or self.runner.running:
             return
-        from CNNSurvivalLib.mrml.guesses import guess_volume
-
         with slicer.util.NodeModify(p):
             if self.models.select(p.modelId, p.population):
                 p.population = self.models.bundle.population.name
             elif self.models.bundles and self.models.select(self.models.bundles[0].id):
                 self._setModel(self.models.bundle)
             if not p.volume:
-                p.volume = guess_volume(slicer.mrmlScene)
+                p.volume = self.guesses.guess_volume(slicer.mrmlScene)
             if not p.segmentation:
                 self._guessTumour()
             elif not self._segmentExists():
-                p.segmentId = self._guessSegment(p.segmentation)
-        self.ui.sampleButton.visible = not p.volume
+                p.segmentId = self.guesses.guess_segment(p.segmentation)
+        self._showSampleButton()
 
     def _guessTumour(self) -> None:
-        from CNNSurvivalLib.mrml.guesses import guess_tumour
-
         p = self._parameterNode
-        p.segmentation, p.segmentId = guess_tumour(slicer.mrmlScene, p.volume)
+        p.segmentation, p.segmentId = self.guesses.guess_tumour(slicer.mrmlScene, p.volume)
 
-    @staticmethod
-    def _guessSegment(segmentation) -> str:
-        from CNNSurvivalLib.mrml.guesses import guess_segment
-
-        return guess_segment(segmentation)
+    def _showSampleButton(self) -> None:
+        nothing = not self._parameterNode.volume and self.guesses.guess_volume(slicer.mrmlScene) is None
+        self.ui.sampleButton.visible = nothing
 
     def _guessForAnotherVolume(self) -> None:
         """Where the user chose another CT: the tumour that was drawn on it."""
-        from CNNSurvivalLib.mrml.guesses import refers_to
-
         p = self._parameterNode
         volumeId, self._guessedFor = self._guessedFor, self._id(p.volume)
         if not p.volume or volumeId == self._guessedFor:
             return
         p.force = False  # it was meant for one image
-        if not p.segmentation or not refers_to(p.segmentation, p.volume):
+        if not p.segmentation or not self.guesses.refers_to(p.segmentation, p.volume):
             self._guessTumour()
+        if self.parent.isEntered:
+            self.slices.showVolume(p.volume)
 
     def _segmentExists(self) -> bool:
         p = self._parameterNode
@@ -282,7 +284,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         with slicer.util.NodeModify(self._parameterNode):
             self._parameterNode.segmentation = node
-            self._parameterNode.segmentId = self._guessSegment(node)
+            self._parameterNode.segmentId = self.guesses.guess_segment(node)
 
     def onSegmentSelected(self, segmentId) -> None:
         p = self._parameterNode
@@ -290,18 +292,18 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._updating or not p or self.ui.segmentSelector.currentNodeID() != self._id(p.segmentation):
             return
         removed = p.segmentId and not self._segmentExists()  # then the selector takes the first one that is left
-        p.segmentId = self._guessSegment(p.segmentation) if removed else segmentId
+        p.segmentId = self.guesses.guess_segment(p.segmentation) if removed else segmentId
 
     def openWith(self, node, segmentId="") -> None:
         """Choose this CT or segmentation, and what belongs to it, as inputs; called by the context menu."""
-        from CNNSurvivalLib.mrml.guesses import inputs_of
-
-        volume, segmentation, guessed = inputs_of(node)
+        volume, segmentation, guessed = self.guesses.inputs_of(node)
         p = self._parameterNode  # the module was entered before
         with slicer.util.NodeModify(p):
             self._guessedFor = self._id(volume)  # the tumour need not be looked for
             p.force = p.force and volume is p.volume
             p.volume, p.segmentation, p.segmentId = volume, segmentation, segmentId or guessed
+        if volume:
+            self.slices.showVolume(volume)
 
     def onSampleButton(self, checked=False) -> None:
         with slicer.util.tryWithErrorDisplay(_("The sample case could not be made."), waitCursor=True):
@@ -335,11 +337,17 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 with slicer.util.NodeModify(self._parameterNode):
                     self._guessForAnotherVolume()
                 self._showInputs()
-            self.tumour.show(self._parameterNode)
+            p = self._parameterNode
+            self.runner.statusIsAbout((self._id(p.volume), self._id(p.segmentation), p.segmentId) if p else None)
+            self.tumour.show(p)
             self._checkCanPredict()
             self._showResult()
         finally:
             self._updating = False
+
+    def _onDrawn(self) -> None:
+        self.runner.statusIsAbout("what was drawn before")
+        self._onParametersChanged()
 
     def _showInputs(self) -> None:
         p = self._parameterNode
@@ -348,7 +356,7 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.segmentSelector.setCurrentSegmentID(p.segmentId)
         self.models.select(p.modelId, p.population)
         self.patient.show(self.models.bundle, p.volume, self._currentPrediction())
-        self.ui.sampleButton.visible = not p.volume
+        self._showSampleButton()
 
     def _checkCanPredict(self) -> None:
         from CNNSurvivalLib.widgets.predict_button import showWhetherReady
@@ -356,17 +364,18 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.runner.running:
             return
         p = self._parameterNode
-        showWhetherReady(self.ui.predictButton, p, bool(p and self._segmentExists()), self.models.bundle)
+        showWhetherReady(self.ui, p, bool(p and self._segmentExists()), self.models.bundle)
 
     def _showResult(self) -> None:
         result = self._result()
-        prediction, current = self._prediction(), self._currentPrediction() is not None
+        prediction, stale = self._prediction(), self._stale(result)
         self.inputs.show(result is not None)
         self.tabs.show(result is not None)
         self.slices.show(prediction)
-        for section in (self.compare, self.explain, self.export):
+        self.explain.show(stale)
+        for section in (self.compare, self.export):
             section.show()
-        self.result.show(result, prediction, self._segmentTime() if result else 0, current)
+        self.result.show(result, prediction, stale)
 
     def _result(self):
         from CNNSurvivalLib.mrml.results import find_result
@@ -389,15 +398,20 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self._shown[1]
 
     def _currentPrediction(self):
-        """The prediction that is shown, where it is of the chosen model, population and lesions; else None."""
-        prediction, p = self._prediction(), self._parameterNode
-        return prediction if self.models.made(prediction) and self.tumour.made(prediction, p.lesions) else None
+        """The prediction that is shown, where it is of the chosen model and population; else None."""
+        return self._prediction() if self.models.made(self._prediction()) else None
 
-    def _segmentTime(self) -> int:
-        """When the segment was last changed, in VTK's count of this session."""
-        from CNNSurvivalLib.mrml.inputs import segment_time
+    def _stale(self, result) -> str:
+        """Why the result (or None) is no longer that of the inputs; "" where it is."""
+        from CNNSurvivalLib.mrml.results import read_record
+        from CNNSurvivalLib.mrml.stale import Wanted, why_stale
 
-        return segment_time(self._parameterNode.segmentation, self._parameterNode.segmentId)
+        if result is None:
+            return ""
+        p = self._parameterNode
+        segment = self.segmentNow.checksum(p.volume, p.segmentation, p.segmentId)
+        wanted = Wanted(self.models.bundle, p.lesions, p.minimumRoi, p.maximumSlices, segment)
+        return why_stale(read_record(result), wanted)
 
     # --- Predict, and what can be changed afterwards
 
@@ -419,12 +433,13 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onPredictButton(self, checked=False) -> None:
         if not self._parameterNode or not (self.runner.running or self.models.licenceAcknowledged()):
             return
-        before = self._segmentTime()  # what is drawn while it runs is not in the result
         result = self.runner.click(self.ui.predictButton, self._predict)
         if result is not None:
-            self.result.predicted(result, before)
+            self.result.predicted()
             self.inputs.fold()
             self._onParametersChanged()
+            self.slices.showVolume(self._parameterNode.volume)
+            self.slices.showBest()
 
     def _predict(self, progress):
         p = self._parameterNode
@@ -517,11 +532,11 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
 
         return exportFiles(result, prediction, folder, patient, scene, progress)
 
-    def exportDicom(self, volume, result, prediction, folder, patient=None, database=False, progress=None):
+    def exportDicom(self, volume, result, prediction, folder, database=False, progress=None, others=None):
         """Write the result as DICOM that joins the CT's study; see CNNSurvivalLib.widgets.exporter.exportDicom."""
         from CNNSurvivalLib.widgets.exporter import exportDicom
 
-        return exportDicom(volume, result, prediction, folder, patient, database, progress)
+        return exportDicom(volume, result, prediction, folder, database, progress, others)
 
     def batch(self, source, path, folder, bundle, options, onRow, progress=None) -> str:
         """Predict all patients of the "scene", a "manifest" or a "folder", into predictions.csv and failures.csv.
@@ -544,11 +559,6 @@ class CNNSurvivalLogic(ScriptedLoadableModuleLogic):
         from CNNSurvivalLib.mrml.sample import add_sample
 
         return add_sample()
-
-    def showExplanation(self, node) -> None:
-        """Show the map over the CT in the slice views; None hides it."""
-        opacity = {} if node is None else {"foregroundOpacity": 0.6}
-        slicer.util.setSliceViewerLayers(foreground=node, **opacity)
 
     def models(self, folders=()) -> list:
         """[(folder, Bundle or None, what is wrong with it or None)] shipped and in folders, the default first."""

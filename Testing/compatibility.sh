@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The library's own tests on every Python at hand, in throw-away environments, with three sets of packages each:
+# The library's own tests on every Python at hand, in throw-away environments, with four sets of packages each:
 #   old:    NumPy 1.26, pydicom 2.4, no highdicom; as in Slicer 5.6 and 5.8, which have Python 3.9
 #   middle: NumPy 2.0, pydicom 2.4, no highdicom; as in Slicer 5.10
-#   new:    the newest NumPy, pydicom and, where there is one for this Python, highdicom, as in Slicer 5.12; and PySide6,
-#           in which the panel is built in Qt 6
+#   latest: NumPy 2, pydicom 3, highdicom 0.27 where there is one for this Python; as in Slicer 5.12
+#   new:    the newest NumPy, pydicom and, where there is one for this Python, highdicom; and PySide6, in which the panel
+#           is built in Qt 6
 # Other interpreters: PYTHONS="python3.12 /opt/x/bin/python3" Testing/compatibility.sh
 set -u
 cd "$(dirname "$0")/.."
@@ -23,17 +24,20 @@ for python in ${PYTHONS:-python3.9 python3.10 python3.11 python3.12 python3.13};
         echo "skipped: no $python here"
         continue
     fi
-    for set in old middle new; do
+    for set in old middle latest new; do
         rm -rf "$work/venv"
         "$python" -m venv "$work/venv"
         case $set in
             old) packages=("numpy==1.26.*" "pydicom==2.4.*") ;;
             middle) packages=("numpy==2.0.*" "pydicom==2.4.*") ;;
-            new) packages=("numpy>=2" "pydicom>=3") ;;
+            latest | new) packages=("numpy>=2" "pydicom>=3") ;;
         esac
         if ! install "${packages[@]}" scipy SimpleITK pillow "pytest>=8" hypothesis; then
             echo "skipped: $python with ${packages[*]} cannot be installed ($(tail -n 1 "$work/log"))"
             continue
+        fi
+        if [ $set = latest ]; then
+            install "pydicom>=3" "highdicom==0.27.*" || echo "no highdicom 0.27 for $python"
         fi
         if [ $set = new ]; then
             install "pydicom>=3" "highdicom>=0.27" || echo "no highdicom for $python"

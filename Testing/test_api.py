@@ -79,7 +79,7 @@ def test_a_model_is_found_by_folder_id_or_not_named_at_all(tiny_bundle):
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_ids_that_are(tmp_path):
-    with pytest.raises(UsageError, match="no model 'absent'.*lung-head-neck-2"):
+    with pytest.raises(UsageError, match="no model 'absent'.*lung-head-neck, nsclc-zhang2020"):
         load_model("absent")
     with pytest.raises(CNNSurvivalError, match="not a model folder"):
         load_model(tmp_path)

@@ -33,7 +33,7 @@ JOINING = {"batch": {"", "io", "mrml", "report"}, "headless": {"", "io", "mrml"}
 
 # The layers of training_cli, the lowest first: a folder may import its own files and those of lower layers.
 LAYERS = (
-    ("options", "toml_file"),
+    ("options", "progress", "toml_file", "workers"),
     ("cohort", "figures"),
     ("training",),
     ("evaluation",),

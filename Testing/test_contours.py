@@ -48,6 +48,18 @@ def test_pixels_whose_centres_are_inside_and_no_others(seed):
     assert mask.sum() == mask[2].sum() > 20 and mask.dtype == np.uint8 and warnings == ()
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+def test_of_centres_on_the_contour_those_at_the_left_and_the_top_are_in(direction):
+    matrix, square = grid((0.8, 1.3, 2.5), (-7, 5, 11)), np.array([(5, 5), (15, 5), (15, 15), (5, 15)])[::direction]
+    mask, _ = rasterise([placed(matrix, square, 2)], (5, 28, 34), matrix)
+    expected = np.zeros((28, 34), np.uint8)
+    expected[5:15, 5:15] = 1
+    np.testing.assert_array_equal(mask[2], expected)
+    diamond = np.array([(10, 5), (15, 10), (10, 15), (5, 10)])[::direction]
+    mask, _ = rasterise([placed(matrix, diamond, 2)], (5, 28, 34), matrix)
+    assert mask.sum() == 50, "as many pixels as the area is large"
+
+
 @pytest.mark.parametrize("centre", [(1, 12), (33, 12), (15, 1), (15, 27), (0, 0), (34, 28)])
 def test_what_lies_off_the_grid_is_cut_off(centre):
     matrix = grid()

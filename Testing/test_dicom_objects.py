@@ -3,6 +3,7 @@
 Those that need highdicom or a program skip without it; the others also run with pydicom 2.4 (Testing/compatibility.sh).
 """
 
+import datetime
 import io
 import json
 import logging
@@ -110,6 +111,9 @@ def test_the_objects_are_of_the_same_patient_and_study_and_refer_to_the_ct(case,
         assert "research use only" in found.SeriesDescription and len(found.SeriesDescription) <= 64
         if name != "numbers.dcm":
             assert found.ContentQualification == "RESEARCH" and found.BurnedInAnnotation == "NO", name
+        said = [case.bundle.sha256, f"model {case.bundle.id}", f"population {case.prediction.population.name}"]
+        assert set(said) < set(found.SoftwareVersions), name
+        assert "GTVp" in found.SeriesDescription
     uids = [each.SOPInstanceUID for each in source]
     assert [item.ReferencedSOPInstanceUID for item in written.found["report.dcm"].SourceInstanceSequence] == uids
     assert [item.ReferencedSOPInstanceUID for item in written.found["curve.dcm"].SourceImageSequence] == uids
@@ -169,6 +173,62 @@ def test_a_file_that_is_gone_is_named(tmp_path, case):
     case.ct[3].unlink()
     with pytest.raises(CNNSurvivalError, match="003.dcm cannot be read"):
         read_study(case.ct)
+
+
+def changed(path, **values):
+    """The file again, with other values."""
+    dataset = pydicom.dcmread(path)
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_ct_of_several_patients_or_studies_is_refused(case, keyword):
+    for path in case.ct[7:]:
+        changed(path, **{keyword: "1.2.3"})
+    with pytest.raises(CNNSurvivalError, match=f"{keyword} is not the same in all.*wrong patient") as raised:
+        read_study(case.ct)
+    assert "Muster" not in str(raised.value) and "4711" not in str(raised.value)
+
+
+def test_more_of_the_patient_than_joining_needs_is_not_copied(tmp_path, case):
+    more = {"PatientComments": "Lives at Hauptstrasse 5", "EthnicGroup": "Unsaid", "OtherPatientNames": "Maier^E",
+            "PhysiciansOfRecord": "Chief^Big", "NameOfPhysiciansReadingStudy": "Reader^Big"}  # fmt: skip
+    ct = maker.write_ct(tmp_path / "more", case.hu, **more)
+    for name, each in write(case.folder, ct, case.prediction, case.mask).found.items():
+        assert not set(more) & set(each.dir()), name
+    written = b"".join(path.read_bytes() for path in case.folder.iterdir())
+    assert not any(value.encode() in written for value in more.values())
+
+
+def test_long_texts_are_cut_and_times_are_of_the_zone_of_the_ct(tmp_path, case):
+    how, what = "Basic profile, " * 6, "Thorax " * 10
+    ct = maker.write_ct(tmp_path / "long", case.hu, PatientIdentityRemoved="YES", DeidentificationMethod=how,
+                        StudyDescription=what, TimezoneOffsetFromUTC="+1345")  # fmt: skip
+    for each in write(case.folder, ct, case.prediction, case.mask).found.values():
+        assert each.DeidentificationMethod == how[:64].strip() and each.StudyDescription == what[:64].strip()
+        assert each.TimezoneOffsetFromUTC == "+1345"
+        there = datetime.datetime.now(datetime.timezone(datetime.timedelta(hours=13, minutes=45)))
+        said = datetime.datetime.strptime(each.ContentDate + each.ContentTime[:6], "%Y%m%d%H%M%S")
+        assert abs(there.replace(tzinfo=None) - said) < datetime.timedelta(minutes=20)
+
+
+def test_a_name_that_dicom_would_split_stays_one_value(tmp_path, case):
+    found = write(case.folder, case.ct, case.prediction, case.mask, name="GTV\\left " + "x" * 80).found
+    for name, each in found.items():
+        assert "GTV left x" in each.SeriesDescription and len(each.SeriesDescription) <= 64, name
+        assert each.SeriesDescription.endswith("(research use only)")
+
+
+@pytest.mark.parametrize(
+    "name, number, expected",
+    [("Muster^Erika", "4711", "Muster, Erika (4711)"), ("", "4711", "4711"), ("", "", ""),
+     ("Yamada^Tarou=山田^太郎", "", "Yamada, Tarou")],
+)  # fmt: skip
+def test_the_patient_for_a_page(tmp_path, case, name, number, expected):
+    ct = maker.write_ct(tmp_path / "named", case.hu, "ISO_IR 192", PatientName=name, PatientID=number)
+    assert read_study(ct).patient == expected
 
 
 NO_DATE = "61d6b371-5759-36d4-a66b-402c0333d1a9"  # as a de-identified CT of the shared data has it
@@ -259,8 +319,36 @@ def test_a_ct_that_was_moved_gets_no_places(tmp_path, case, how):
     else:
         mask = np.pad(mask, ((0, 0), (0, 2), (0, 0)))
     done = write(case.folder, ct, case.prediction, mask, matrix, risk_map=None).done
-    assert [path.name for path in done.paths] == list(ANYWHERE)
-    assert "does not lie where its DICOM files say" in done.notes[0]
+    # The numbers need no place; they refer to the images in place of the segment.
+    assert {path.name for path in done.paths} == {*ANYWHERE, "numbers.dcm"}
+    expected = "FrameOfReferenceUID" if how == "no frame of reference" else "does not lie where its DICOM files say"
+    assert expected in done.notes[0]
+    sources = [item for item in items(pydicom.dcmread(case.folder / "numbers.dcm")) if item.ValueType == "IMAGE"]
+    uids = {pydicom.dcmread(path).SOPInstanceUID for path in ct}
+    assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in sources} == uids
+
+
+@needs_highdicom
+def test_frames_of_reference_that_differ_leave_no_places(case):
+    for path in case.ct[7:]:
+        changed(path, FrameOfReferenceUID="1.2.3")
+    done = write(case.folder, case.ct, case.prediction, case.mask).done
+    assert {path.name for path in done.paths} == {*ANYWHERE, "numbers.dcm"} and "frame of reference" in done.notes[0]
+
+
+@pytest.mark.parametrize("before", ["nothing", "an earlier run"])
+def test_where_the_files_beside_them_fail_none_is_left(case, written, before):
+    folder = case.folder if before == "an earlier run" else case.folder / "new"
+    earlier = {path: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
+    made = objects.Objects({name: b"new" for name in ANYWHERE}, [])
+    with pytest.raises(OSError), objects.placed(made, folder) as placed:
+        assert [path.name for path in placed.paths] == list(ANYWHERE)
+        raise OSError("the disk is full")
+    assert folder.exists() == (before == "an earlier run")
+    assert earlier is None or earlier == {path: path.read_bytes() for path in folder.iterdir()}
+    with objects.placed(made, folder):
+        pass
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made.files
 
 
 def test_nothing_is_written_where_an_object_cannot_be_made(case, monkeypatch):
@@ -312,6 +400,69 @@ def test_tumour_and_map_lie_where_they_were(tmp_path, tumour, tiny_bundle, axes)
 
 
 @needs_highdicom
+def test_the_map_has_every_plane_from_the_first_to_the_last(case):
+    risk = np.zeros(SHAPE, np.float32)
+    for plane, value in ((3, 2.0), (8, -1.5)):
+        risk[plane] = np.where(case.mask[plane], value, 0)
+    found = write(case.folder, case.ct, case.prediction, case.mask, risk_map=risk).found["map.dcm"]
+    places = [own.PlanePositionSequence[0].ImagePositionPatient[2] for own in found.PerFrameFunctionalGroupsSequence]
+    assert np.allclose(np.diff(sorted(places)), 3) and len(places) == 6
+    assert np.array_equal(stacked(found, maker.ijk_to_ras(), SHAPE), risk)
+
+
+@needs_highdicom
+@pytest.mark.parametrize("part, region", [(None, "Entire body"), ("CHEST", "Chest"), ("KNEE", "Entire body")])
+def test_the_map_says_of_which_region_and_quantity_it_is(tmp_path, case, part, region):
+    ct = maker.write_ct(tmp_path / "part", case.hu, **({"BodyPartExamined": part} if part else {}))
+    found = write(case.folder, ct, case.prediction, case.mask).found["map.dcm"]
+    anatomy = found.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
+    assert anatomy.AnatomicRegionSequence[0].CodeMeaning == region and "Laterality" not in found
+    values = found.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert values.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "RISKMAP"
+
+
+@needs_highdicom
+@program("paramap2itkimage")
+def test_dcmqi_reads_the_map(tmp_path, case):
+    """As Slicer's plugin for Parametric Maps does."""
+    import SimpleITK as sitk
+
+    written = write(case.folder, case.ct, case.prediction, case.mask)
+    path, out = case.folder / "map.dcm", tmp_path / "read"
+    out.mkdir()
+    code, said = output_of("paramap2itkimage", "--inputDICOM", path, "--outputDirectory", out, "--outputType", "nrrd")
+    assert code == 0, said
+    image = sitk.ReadImage(str(next(out.glob("*.nrrd"))))
+    array, planes = sitk.GetArrayFromImage(image), np.flatnonzero(written.risk.any(axis=(1, 2)))
+    assert np.array_equal(array, written.risk[planes[0] : planes[-1] + 1])
+    assert np.allclose(image.GetOrigin(), np.array(maker.ORIGIN) + [0, 0, 3 * planes[0]])
+
+
+@needs_highdicom
+def test_what_was_compressed_with_loss_stays_so(tmp_path, case):
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": "10",
+             "LossyImageCompressionMethod": "ISO_10918_1"}  # fmt: skip
+    found = write(case.folder, maker.write_ct(tmp_path / "lossy", case.hu, **lossy), case.prediction, case.mask).found
+    assert (found["tumour.dcm"].LossyImageCompression, found["tumour.dcm"].LossyImageCompressionRatio) == ("01", 10)
+    assert found["map.dcm"].LossyImageCompression == "01"
+
+
+@needs_highdicom
+def test_a_ct_without_thickness_gives_that_of_its_grid(tmp_path, case):
+    ct = maker.write_ct(tmp_path / "thin", case.hu, without=["SliceThickness"])
+    found = write(case.folder, ct, case.prediction, case.mask).found
+    for name in ("tumour.dcm", "map.dcm"):
+        measures = found[name].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        assert measures.SliceThickness == 3, name
+
+
+@needs_highdicom
+def test_how_the_contour_was_drawn_is_not_claimed(written):
+    (segment,) = written.found["tumour.dcm"].SegmentSequence
+    assert segment.SegmentAlgorithmType == "SEMIAUTOMATIC" and "not known" in segment.SegmentAlgorithmName
+
+
+@needs_highdicom
 def test_the_tumour_is_read_as_it_was_written(case, written):
     from CNNSurvivalLib.io.read import read_case
 
@@ -333,6 +484,21 @@ def test_a_tumour_on_planes_that_were_filled_in_lies_between_the_slices(tmp_path
     again = write(tmp_path / "again", ct, case.prediction, read.mask, read.ijk_to_ras)
     assert not again.done.notes
     assert np.array_equal(stacked(again.found["tumour.dcm"], read.ijk_to_ras, case.mask.shape), read.mask)
+    # The planes that lie on slices refer to them, the two between do not.
+    place_of = {pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path).ImagePositionPatient for path in ct}
+    for name in ("tumour.dcm", "map.dcm"):
+        bare = 0
+        for own in again.found[name].PerFrameFunctionalGroupsSequence:
+            if not own.DerivationImageSequence:
+                bare += 1
+                continue
+            (image,) = own.DerivationImageSequence[0].SourceImageSequence
+            place = own.PlanePositionSequence[0].ImagePositionPatient
+            assert np.allclose(place_of[image.ReferencedSOPInstanceUID], place, atol=0.01)
+        assert bare == 2, name
+    if shutil.which("dciodvfy"):
+        said = [output_of("dciodvfy", "-new", path)[1] for path in again.done.paths]
+        assert not [line for text in said for line in text.splitlines() if line.startswith("Error")]
     assert np.array_equal(stacked(full.found["tumour.dcm"], read.ijk_to_ras, case.mask.shape), case.mask)
 
 
@@ -376,24 +542,25 @@ def test_the_numbers_are_those_of_the_prediction(case, written):
     import highdicom
 
     p, report = case.prediction, highdicom.sr.srread(case.folder / "numbers.dcm")
-    (group,) = report.content.get_volumetric_roi_measurement_groups()
-    values = {m.name.meaning: (m.value, m.unit.value) for m in group.get_measurements()}
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    values = {m.name.meaning: (m.value, m.unit.value) for group in groups for m in group.get_measurements()}
     for months, survival in zip(p.horizons_months, p.horizon_survival):
         value, unit = values.pop(f"Predicted probability to be alive at {months} months")
-        assert value == pytest.approx(100 * survival, abs=1e-3) and unit == "%"
-    assert values.pop("Percentile of the risk in the reference cohort") == (pytest.approx(p.risk_percentile), "%")
-    assert values.pop("Volume") == (pytest.approx(p.volume_cc, abs=1e-3), "cm3")
+        assert value == round(100 * survival, 1) and unit == "%"
+    assert values.pop("Percentile of the risk in the reference cohort") == (round(p.risk_percentile, 1), "%")
+    assert values.pop("Volume") == (round(p.volume_cc, 1), "cm3")
     if p.median_survival_days is not None:
         median = values.pop("Predicted median survival")
-        assert median == (pytest.approx(p.median_survival_days / 30.4375, rel=1e-3), "mo")
+        assert median == (round(p.median_survival_days / 30.4375, 1), "mo")
     (mean,) = values.values()
-    assert mean == (pytest.approx(p.rmst_days / 30.4375, rel=1e-3), "mo")
-    seg = group.reference_type
-    assert seg.meaning == "Referenced Segment"
-    segment = [item for item in items(report) if meaning(item) == "Referenced Segment"][0]
-    reference = segment.ReferencedSOPSequence[0]
-    assert reference.ReferencedSOPInstanceUID == written.found["tumour.dcm"].SOPInstanceUID
-    assert reference.ReferencedSegmentNumber == 1
+    assert mean == (round(p.rmst_days / 30.4375, 1), "mo")
+    seg = written.found["tumour.dcm"]
+    assert {group.reference_type.meaning for group in groups} == {"Referenced Segment"}
+    for segment in [item for item in items(report) if meaning(item) == "Referenced Segment"]:
+        reference = segment.ReferencedSOPSequence[0]
+        assert reference.ReferencedSOPInstanceUID == seg.SOPInstanceUID and reference.ReferencedSegmentNumber == 1
+    # One lesion has one tracking UID, in whatever object.
+    assert {group.tracking_uid for group in groups} == {seg.SegmentSequence[0].TrackingUID}
 
 
 @needs_highdicom
@@ -405,17 +572,32 @@ def test_the_report_says_what_computed_it_and_what_to_beware_of(case, written):
         assert f"Warning: {warning}" in comments
     assert ("Algorithm Name", case.bundle.info["name"]) in texts
     assert ("Algorithm Version", case.bundle.info["version"]) in texts
-    assert any(case.bundle.sha256 in text for name, text in texts if name == "Algorithm Parameters")
+    assert len([text for name, text in texts if name == "Algorithm Parameters" and case.bundle.sha256 in text]) == 1
+    reference = case.prediction.population.reference_label
+    assert ("Algorithm Parameters", f"reference cohort: {reference}") in texts
+    volume = [g for g in written.found["numbers.dcm"].ContentSequence[-1].ContentSequence][-1]
+    assert "Volume" in {meaning(i) for i in items(volume)} and "Algorithm Name" not in {
+        meaning(i) for i in items(volume)
+    }
+    names = [item.ConceptNameCodeSequence[0] for item in items(written.found["numbers.dcm"]) if item.ValueType == "NUM"]
+    within = round(case.prediction.rmst_horizon_days / 30.4375)
+    assert f"RMST{within}M" in {name.CodeValue for name in names}, "a code keeps its meaning whatever the model"
     assert "Muster" not in " ".join(text for _name, text in texts)
 
 
 @needs_highdicom
 def test_a_tumour_that_is_a_seg_already_is_referred_to_and_not_written_again(tmp_path, case, written):
     seg = written.found["tumour.dcm"]
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3.999"  # drawn on another series of the study
     again = write(tmp_path / "again", case.ct, case.prediction, case.mask, seg=(seg, 1))
     assert set(again.found) == {"report.dcm", "curve.dcm", "numbers.dcm", "map.dcm"}
     segment = [item for item in items(again.found["numbers.dcm"]) if meaning(item) == "Referenced Segment"][0]
     assert segment.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
+    uids = {meaning(item): item.UID for item in items(again.found["numbers.dcm"]) if item.ValueType == "UIDREF"}
+    assert uids["Source Series for Segmentation"] == "1.2.3.999"
+    assert uids["Tracking Unique Identifier"] == seg.SegmentSequence[0].TrackingUID
+    first = {meaning(item): item.UID for item in items(written.found["numbers.dcm"]) if item.ValueType == "UIDREF"}
+    assert first["Device Observer UID"] == uids["Device Observer UID"]
 
 
 # --- What other programs say ------------------------------------------------------------------------------------------
@@ -428,7 +610,22 @@ def output_of(*command):
 
 SOURCES = {
     "usual": {},
-    "poor": {"without": [*(set(REQUIRED) - {"StudyInstanceUID"}), "StudyDescription", "PatientAge", "SeriesNumber"]},
+    "poor": {
+        "without": [
+            *(set(REQUIRED) - {"StudyInstanceUID"}),
+            "StudyDescription",
+            "PatientAge",
+            "SeriesNumber",
+            "SliceThickness",
+        ]
+    },
+    "lossy": {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": "10",
+        "BodyPartExamined": "CHEST",
+        "LossyImageCompressionMethod": "ISO_10918_1",
+        "TimezoneOffsetFromUTC": "+0900",
+    },
     "wrong": {"StudyDate": NO_DATE, "PatientBirthDate": NO_DATE, "PatientSex": NO_DATE, "PatientAge": "old"},
     "japanese": {"charset": ["", "ISO 2022 IR 87"], "PatientName": NAMES[r"\ISO 2022 IR 87"]},
 }

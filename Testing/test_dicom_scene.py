@@ -116,6 +116,19 @@ def test_a_tumour_drawn_anew_since_is_refused(case):
         predicted_tumour(case.result, case.prediction)
 
 
+def test_of_several_lesions_the_tumour_is_those_that_were_taken(case, tiny_bundle):
+    both = case.mask.copy()
+    both[1:4, 2:9, 2:9] = 1
+    case.segmentation.GetSegmentation().RemoveSegment("GTVp")
+    from test_scene import oriented
+
+    case.segmentation.AddSegmentFromBinaryLabelmapRepresentation(oriented(both, case.matrix), "GTVp", [1, 0, 0], "GTVp")
+    for lesions, expected in (("all", both), ("largest", case.mask)):
+        prediction = predict_nodes(case.volume, case.segmentation, "GTVp", tiny_bundle, lesions=lesions)
+        result = write_result(case.scene, prediction, case.volume, case.segmentation, "GTVp")
+        assert np.array_equal(predicted_tumour(result, prediction).mask, expected)
+
+
 def test_an_explained_result_gives_its_map(case):
     assert explained(case.scene, case.result) is None
     values = np.where(case.mask, 1.5, 0).astype(np.float32)
@@ -177,5 +190,5 @@ def test_a_ct_under_a_transform_gets_no_places(case, tiny_bundle):
         prediction, read_study(case.ct), predicted_tumour(result, prediction), case.out, report=b"%PDF-1.4",
         curve=maker.picture()[0],
     )  # fmt: skip
-    assert [path.name for path in done.paths] == ["report.dcm", "curve.dcm"]
+    assert {path.name for path in done.paths} == {"report.dcm", "curve.dcm", "numbers.dcm"}
     assert "take away the CT's transform" in done.notes[0]

@@ -1,6 +1,7 @@
 """From a run to a bundle that explains itself, and to files that other software reads."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -8,21 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bundle_maker import made_images, random_weights
-from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, load_bundle, shipped_models_folder
+from bundle_maker import bundle_info, made_images, random_weights
+from CNNSurvivalLib.bundle import default_bundle_folder, find_bundles, load_bundle, save_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
 from CNNSurvivalLib.hazards import exponential_edges, kaplan_meier, survival_at, survival_function
 from cohort_maker import make_store
 from training_cli import cli
-from training_cli.cohort.store import open_store, preprocessing_info
+from training_cli.cohort.store import open_store
+from training_cli.cohort.store_files import preprocessing_info
 from training_cli.commands.export import add_export
 from training_cli.models import formats
 from training_cli.models.bundle import export_bundle
 from training_cli.models.card import read_card
 from training_cli.models.model_card import CARD_FILE, model_card, months_text
-from training_cli.training.runs import load_network, load_run, save_run
+from training_cli.training.runs import learned_from, load_network, load_run, patients_sha256, save_run
 
 COHORT = """
 name = "{}"
@@ -150,6 +152,64 @@ def test_a_fine_tuned_run_becomes_a_bundle_with_everything_in_it(study, command,
     assert "8 patients of Stanford" in bundle.population.reference_label
 
 
+def test_where_there_is_no_card_one_is_written_to_be_completed(study, command, tmp_path):
+    """Everything that this model needs, and nothing that it does not; the command is given again, and takes it."""
+    args = ("run", "--store", "store", "--patients", "split.csv", "--part", "finetune", "--name", "tiny", "--title",
+            "A tiny model", "--output", tmp_path / "bundle")  # fmt: skip
+    test = ("--test-store", "store", "--test-patients", "split.csv", "--test-part", "test")
+    code, _, err = command(*args, *test, "--card", tmp_path / "own.toml")
+    assert code == 2 and "own.toml' was written" in err and not (tmp_path / "bundle").exists()
+    text = (tmp_path / "own.toml").read_text(encoding="utf-8")
+    named = re.findall(r"^\[cohorts\.(\w+)\]$", text, re.MULTILINE)
+    assert named == ["pretraining", "test"] and "[cohorts.pretraining], and 'name'" in err
+    assert "'licence'" in err and "'reference_label'" in err  # 8 of the 16 patients: who are they?
+    (tmp_path / "own.toml").write_text(text.replace('= ""', '= "A \\"text\\""'), encoding="utf-8")
+    code, _, err = command(*args, *test, "--card", tmp_path / "own.toml")
+    assert code == 0, err
+    assert load_bundle(tmp_path / "bundle").info["card"]["disease"] == 'A "text"'
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (("--metrics", "none.csv"), "'none.csv' does not exist"),
+        (("--card", "nowhere/card.toml"), "The folder of the card 'nowhere' does not exist"),
+        (("--format", "bundle", "--format", "safetensors"), "was written"),
+    ],
+)
+def test_other_mistakes_come_before_the_card_and_the_card_before_the_work(command, tmp_path, more, words):
+    args = ("run", "--store", "store", "--name", "a", "--title", "A", "--output", tmp_path / "b")
+    code, _, err = command(*args, *more)
+    assert code == 2 and words in err
+    assert (tmp_path / "b-card.toml").exists() == (words == "was written") and not (tmp_path / "b").exists()
+
+
+def test_a_bundle_that_was_fine_tuned_again_keeps_all_its_cohorts(study, command, tmp_path):
+    """Pretrained, fine-tuned, exported; fine-tuned from that bundle, exported: three cohorts, two as before."""
+    part = ("--patients", "split.csv", "--part", "finetune")
+    code, _, err = command("tuned", "--store", "store", *part, *BUNDLE_ARGS, "--output", tmp_path / "one")
+    assert code == 0, err
+    store, parent = open_store(study / "store"), load_network(tmp_path / "one")
+    info = run_info(store, store.patient_ids[8:], "finetune", parent=parent.info)
+    (tmp_path / "tuned").mkdir()
+    save_run(tmp_path / "tuned", info, random_weights())
+    args = (tmp_path / "tuned", "--store", "store", "--patients", "split.csv", "--part", "test", "--name", "two",
+            "--title", "Two", "--output", tmp_path / "two")  # fmt: skip
+    code, _, err = command(*args)
+    card = tmp_path / "two-card.toml"
+    text = card.read_text(encoding="utf-8")
+    assert code == 2 and "cohorts.pretraining" not in err and 'name = "Maastricht"' in text
+    assert "# tiny-1.0 says: Lung cancer | NSCLC" in text
+    text = text.replace('= ""', '= "New"').replace('sites = "Maastricht', 'sites = "Corrected: Maastricht')
+    card.write_text(text, encoding="utf-8")
+    assert command(*args)[0] == 0
+    before, cohorts = load_bundle(tmp_path / "one").info["cohorts"], load_bundle(tmp_path / "two").info["cohorts"]
+    assert [cohort["name"] for cohort in cohorts] == ["Maastricht", "Stanford", "New"]
+    assert cohorts[1] == before[1] and cohorts[0]["exclusions"] == before[0]["exclusions"]
+    assert [cohort["patients"] for cohort in cohorts] == [16, 8, 8]
+    assert learned_from(load_network(tmp_path / "two")) == set(patients_sha256(store.patient_ids))
+
+
 def test_the_reference_curve_and_risks_are_those_of_the_given_patients(study, tmp_path):
     run, store = load_run(study / "run"), open_store(study / "store")
     bundle = export_bundle(run, store, [], read_card(study / "card.toml"), "tiny", "Tiny", "1.0", tmp_path / "bundle")
@@ -205,7 +265,7 @@ def test_another_model_is_not_replaced(study, command, tmp_path):
 @pytest.mark.parametrize(
     "args, words",
     [
-        (("run",), "a bundle needs --store, --card, --name, --title"),
+        (("run",), "a bundle needs --store, --name, --title"),
         (("run", "--store", "store", "--part", "test", *BUNDLE_ARGS), "--part goes with --patients"),
         (("run", "--store", "store", "--test-part", "test", *BUNDLE_ARGS), "--test-part goes with --test-patients"),
         (("store", "--store", "store", *BUNDLE_ARGS), "holds no trained network"),
@@ -252,10 +312,15 @@ def test_a_store_cut_in_another_way_is_refused(study, tmp_path):
         ('disease = "Lung cancer | NSCLC"', "", "lacks 'disease'; write it, or \"not known\""),
         ('disease = "Lung', 'desease = "x"\ndisease = "Lung', "unknown key 'desease'; allowed are: disease, treatment"),
         ('ct = "Planning CT"', "ct = 3", "'ct' must be a text"),
-        ('treatment = "Radiotherapy"', 'treatment = " "', "'treatment' must be a text"),
+        ('treatment = "Radiotherapy"', 'treatment = " "', "lacks 'treatment'; write it, or"),
+        (
+            'ct = "Planning CT"\nendpoint = "Death from any cause"',
+            'endpoint = ""',
+            "lacks 'ct', 'endpoint'; write them",
+        ),
         ('limitations = ["Few patients"]', 'limitations = "Few patients"', "'limitations' must be a list"),
         ("[cohorts.test]", "[cohorts.tests]", "unknown key 'tests' in .cohorts.; allowed are: pretraining, finetuning"),
-        ("[cohorts.finetuning]\n\nname", "[cohorts.finetuning]\n\nnames", "'names' in .cohorts., finetuning"),
+        ("[cohorts.finetuning]\n\nname", "[cohorts.finetuning]\n\nnames", r"'names' in \[cohorts.finetuning\]"),
         ("[cohorts.pretraining]", "[cohort.pretraining]", "has an unknown key 'cohort'"),
         ('licence = "CC BY-NC 3.0: ', 'licence = CC BY-NC 3.0: "', "cannot be read"),
     ],
@@ -416,3 +481,15 @@ def test_a_missing_package_is_named(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setitem(formats.PACKAGES, "onnx", ("no_such_package",))
     with pytest.raises(CNNSurvivalError, match="needs the package no_such_package"):
         formats.export_network(load_network(tiny_bundle.folder), "onnx", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "low, high, deaths, said", [(-0.1, 0.2, 7, True), (-1.5, 0.2, 90, True), (-0.1, 0.2, 90, False)]
+)
+def test_the_card_says_that_so_few_patients_cannot_carry_an_ipa(tmp_path, low, high, deaths, said):
+    info = bundle_info(random_weights())
+    info["cohorts"] = [{**info["cohorts"][0], "name": "test", "events": deaths}]
+    info["metrics"] = [{"name": "ipa", "cohort": "test", "horizon_days": 547.875, "value": 0.1, "ci_low": low,
+                        "ci_high": high}]  # fmt: skip
+    text = model_card(save_bundle(tmp_path / "bundle", info, random_weights()).info)
+    assert ("So few patients cannot carry an IPA" in text) is said

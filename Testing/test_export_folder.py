@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,26 +189,24 @@ def test_no_text_leaves_the_report(shown, tmp_path, monkeypatch):
 
 
 def test_no_text_leaves_the_picture(shown):
-    pytest.importorskip("matplotlib")
-    from matplotlib.text import Text
-
     from training_cli.figures.survival import picture
 
-    for prediction, title in zip(shown, (None, LONG)):
-        figure = picture(prediction, title)
-        figure.draw_without_rendering()
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-        renderer, boxes = figure.canvas.get_renderer(), []
-        for text in texts:
-            box = text.get_window_extent(renderer)
-            assert 0 <= box.x0 and box.x1 <= figure.bbox.width, text.get_text()
-            assert 0 <= box.y0 and box.y1 <= figure.bbox.height, text.get_text()
-            if text.figure is figure and text.axes is None:
-                boxes.append((box, text.get_text()))
-        for number, (box, words) in enumerate(boxes):
-            for other, others in boxes[number + 1 :]:
-                assert not box.overlaps(other), (words, others)
-        words = " ".join(text.get_text() for text in texts)
+    # The third stays above one half, and above the place of the legend.
+    high = np.linspace(1, 0.93, len(shown[0].survival))
+    healthy = replace(shown[0], survival=high, survival_low=high - 0.02, survival_high=high + 0.02,
+                      interval_low=high - 0.05, interval_high=high + 0.05, risk=0.01,
+                      median_survival_days=None)  # fmt: skip
+    for prediction, title in zip((*shown, healthy), (None, LONG, "P\n" * 300)):
+        canvas = picture(prediction, title)
+        for number, text in enumerate(canvas.texts):
+            assert 0 <= text.left and text.right <= canvas.width, text
+            assert 0 <= text.top and text.bottom <= canvas.height, text
+            for other in canvas.texts[number + 1 :]:
+                apart = text.right <= other.left or other.right <= text.left
+                assert apart or text.bottom <= other.top or other.bottom <= text.top, (text, other)
+        words = " ".join(text.words for text in canvas.texts)
+        assert ("Median: not reached" in words) == (prediction.median_survival_days is None)
+        assert "months: " in words and not words.count("…") > 5
         assert "95% interval for such patients" in words and "10-90% of the slices" in words and "33.4 cc" in words
         assert ("Outside what the model learned from" in words) != prediction.inside_training_range
         assert "Entered beside the image: age" in words and "Population: Patients" in words

@@ -22,6 +22,15 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_file_is_forced_to_disk_unless_it_can_be_made_again(tmp_path, monkeypatch):
+    forced = []
+    monkeypatch.setattr(os, "fsync", forced.append)
+    for to_disk in (True, False):
+        with atomic_write(tmp_path / "a", "wb", to_disk=to_disk) as stream:
+            stream.write(b"whole")
+        assert [path.name for path in tmp_path.iterdir()] == ["a"] and len(forced) == 1
+
+
 def test_csv_keeps_full_precision_and_disarms_formulas(tmp_path):
     path = tmp_path / "a.csv"
     write_csv(path, ["x", "y"], [[0.1 + 0.2, None], ["=cmd|' /C calc'!A0", -1.5], ["a,\nb", True]])

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-from CNNSurvivalLib.lesions import ALL, LARGEST, choose_lesions, matters, warnings_of
+from CNNSurvivalLib.lesions import ALL, LARGEST, choose_lesions, is_one_piece, matters, warnings_of
 from CNNSurvivalLib.prediction import predict
 from CNNSurvivalLib.record import from_record, to_record
 from CNNSurvivalLib.report.tables import to_dict
@@ -34,6 +35,17 @@ def test_one_connected_tumour_is_taken_as_it_is():
         assert mask is tumour and len(found.volumes_cc) == 1 and warnings_of(found, choice) == ()
     assert found.volumes_cc[0] == pytest.approx(tumour.sum() * 3 / 1000)
     assert found.center_ras == pytest.approx((-30, -50, 36))
+
+
+def test_one_piece_is_told_as_scipy_tells_it():
+    random, told = np.random.default_rng(0), set()
+    for _ in range(3000):
+        inside = random.random(random.integers(1, 6, 3)) < random.choice([0.1, 0.3, 0.5, 0.8])
+        if inside.any():
+            one = ndimage.label(inside, np.ones((3, 3, 3)))[1] == 1
+            assert is_one_piece(inside) == one, inside
+            told.add(one)
+    assert told == {True, False}
 
 
 def test_all_or_the_largest_of_three():

@@ -178,6 +178,47 @@ def test_what_is_undefined_in_resamples_is_said_once_for_each_metric():
     assert any(all(words in text for words in both) for text in said)
 
 
+def test_a_study_of_many_models_says_it_once_for_each_metric():
+    said = []
+    with metrics.warnings_told(said.append):
+        for patients in (8, 9, 10):
+            time, event, risk = cohort(patients, seed=3)
+            metrics.score_predictions(time, event, {200.0: risk}, bootstrap=60)
+            metrics.difference(time, event, risk, 1 - risk, 200.0, bootstrap=60)
+    names = [text.split(" is not defined")[0] for text in said]
+    assert said and len(set(names)) == len(names)
+    for name in ("ipa", "The difference in ipa"):
+        assert any(text.startswith(f"{name} is not defined in up to ") and "of 60 resamples" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "low, high, deaths, words",
+    [
+        (-0.1, 0.1, 7, "(7 deaths)"),
+        (-2.5, 0.3, 40, "(an interval 2.8 wide)"),
+        (-13.9, 0.1, 7, "(7 deaths, an interval 14.0 wide)"),
+        (None, None, 19, "(19 deaths)"),
+        (None, None, None, None),
+        (-0.1, 0.3, 20, None),
+    ],
+)
+def test_an_ipa_that_its_patients_cannot_carry_is_said_to_be_one(low, high, deaths, words):
+    said = metrics.ipa_caution(low, high, deaths)
+    assert said is None if words is None else words in said and "Collins et al. 2016" in said
+
+
+def test_evaluate_says_that_few_patients_cannot_carry_an_ipa(tmp_path):
+    from training_cli.evaluation.evaluate import evaluate
+
+    for patients, expected in ((15, True), (400, False)):
+        time, event, risk = cohort(patients)
+        table = pd.DataFrame({"patient_id": [f"p{n}" for n in range(patients)], "time_days": time,
+                              "event": event.astype(int), "risk_365": risk})  # fmt: skip
+        said = []
+        evaluate(table, [365.0], tmp_path / str(patients), bootstrap=50, tell=said.append)
+        assert any("Collins et al. 2016" in text for text in said) is expected
+
+
 def test_few_deaths_are_said_to_be_few():
     time, event, _ = cohort(60)
     deaths = int((event & (time <= 100)).sum())

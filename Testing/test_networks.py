@@ -13,7 +13,8 @@ from training_cli.cli import main
 for package in ("torch", "lightning", "sksurv"):
     pytest.importorskip(package)
 
-from training_cli.cohort.store import STORE_FILE, open_store, preprocessing_info  # noqa: E402
+from training_cli.cohort.store import open_store  # noqa: E402
+from training_cli.cohort.store_files import STORE_FILE, preprocessing_info  # noqa: E402
 from training_cli.evaluation.evaluate import predict_store  # noqa: E402
 from training_cli.training.runs import load_network, load_run  # noqa: E402
 
@@ -87,7 +88,7 @@ def test_export_takes_an_id(tmp_path, bundle):
 
 
 def test_what_is_no_network_is_told(tmp_path):
-    with pytest.raises(UsageError, match=f"no trained network 'nowhere': .*{SHIPPED}"):
+    with pytest.raises(UsageError, match=f"no model 'nowhere': .*{SHIPPED}"):
         load_network("nowhere")
     with pytest.raises(UsageError, match="holds no trained network"):
         load_network(tmp_path)
@@ -112,3 +113,24 @@ def test_models_lists_folders_and_gives_everything_as_json(capsys, bundle):
     expected = {"id": bundle.id, "folder": str(bundle.folder), "default": True, "bundle": bundle.info}
     assert found[bundle.id].items() >= expected.items() and len(found[bundle.id]["populations"]) == 3
     assert sum(one["default"] for one in found.values()) == 1
+
+
+@pytest.mark.parametrize("command", [
+    ["finetune", SHIPPED, "plain"],
+    ["evaluate", "--model", SHIPPED, "--store", "plain"],
+    ["recalibrate", SHIPPED, "plain", "--name", "mine", "--title", "Mine"],
+    ["baselines", "--train", "store", "--test", "plain", "--network", SHIPPED],
+])  # fmt: skip
+def test_a_store_that_was_cut_in_another_way_is_refused_with_the_command_that_cuts_it(
+    folder, tmp_path, command, capsys, monkeypatch
+):
+    """All that differs is named, and prepare's option takes it all."""
+    path = make_store(tmp_path / "plain", patients=20, slices=2) / STORE_FILE
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "preprocessing": {**info["preprocessing"], "min_roi_px": 100}}))
+    (tmp_path / "store").symlink_to(folder / "store")
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--output", "out"]) == 2
+    said = capsys.readouterr().err
+    assert "(min_roi_px 100, not 250; slice_step_mm None, not 3.0)" in said
+    assert f"'cnn-survival prepare ... --like {SHIPPED}'" in said and not (tmp_path / "out").exists()

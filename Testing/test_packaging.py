@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "requirements"
 # The packages that are imported under another name
 DISTRIBUTIONS = {
-    "skimage": "scikit-image", "sklearn": "scikit-learn", "sksurv": "scikit-survival", "slicer": "slicer-core",
-    "radiomics": "pyradiomics-bhklab", "distributed": "dask",
+    "PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "sksurv": "scikit-survival",
+    "slicer": "slicer-core", "radiomics": "pyradiomics-bhklab", "distributed": "dask",
 }  # fmt: skip
 # What others bring along: slicer-core and PyRadiomics do, and idc-index its own tables
 BROUGHT_ALONG = {"vtk", "SimpleITK", "idc_index_data"}

@@ -226,6 +226,14 @@ def test_values_beyond_the_population_are_named():
                      "to 5000."]  # fmt: skip
 
 
+def test_a_decimal_comma_is_understood():
+    age = population().covariates[0]
+    assert age.parse("63,5") == age.parse("63.5") == 63.5
+    for text in ("6,3,5", "1,063", "63,", ",5"):
+        with pytest.raises(UsageError, match="not a number"):
+            age.parse(text)
+
+
 # --- Fitting ----------------------------------------------------------------------------------------------------------
 
 pytest.importorskip("pandas")

@@ -22,6 +22,7 @@ from cohort_maker import make_images
 from training_cli.cli import main
 
 CASE_FILES = ["horizons.csv", "prediction.json", "slices.csv", "survival_curve.csv", "survival_curve.png"]
+BATCH_FILES = ["curves.csv", "failures.csv", "predictions.csv"]
 PREDICTIONS_HEADER = (
     "patient_id,n_slices,risk_18m,survival_6m,survival_12m,survival_18m,survival_24m,survival_36m,"
     "median_survival_days,rmst_days,risk_percentile,warnings,population,inside_training_range,volume_cc,"
@@ -512,12 +513,15 @@ def test_several_structures_in_one_run_give_a_row_each(run, case, sphere, tiny_b
 
 @pytest.fixture
 def batch(case, tiny_bundle, capsys):
-    """batch(text or bytes of the manifest, *options) -> (exit code, stdout, stderr, predictions, failures)."""
+    """batch(text or bytes of the manifest, *options) -> (exit code, stdout, stderr, predictions, failures).
+
+    In this process unless the options say more --jobs.
+    """
 
     def call(content, *options):
         (case / "cases.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
         arguments = ["--manifest", case / "cases.csv", "--output", case / "out", "--model", tiny_bundle.folder]
-        code = main(["predict", *map(str, [*arguments, *options])])
+        code = main(["predict", *map(str, [*arguments, "--jobs", 1, *options])])
         tables = []
         for name in ("predictions.csv", "failures.csv"):
             path = case / "out" / name
@@ -543,9 +547,9 @@ def test_a_batch_goes_on_past_bad_cases(batch, case, sphere):
         "g,76,ct.nrrd,mask.nrrd,1\n"
     )
     assert code == 3
-    assert (case / "out/predictions.csv").read_text().splitlines()[0] == PREDICTIONS_HEADER
+    assert (case / "out/predictions.csv").read_text().splitlines()[0] == f"{PREDICTIONS_HEADER},age"
     assert [row["patient_id"] for row in done] == ["a", "g"]
-    assert done[0] == {**done[1], "patient_id": "a"}
+    assert done[0] == {**done[1], "patient_id": "a", "age": "70"} and done[1]["age"] == "76"
     assert float(done[0]["risk_18m"]) == pytest.approx(1 - float(done[0]["survival_18m"]))
     assert list(failed[0]) == ["patient_id", "image", "mask", "reason"]
     assert [row["patient_id"] for row in failed] == ["b", "c", "d", "e", "f"]
@@ -553,7 +557,7 @@ def test_a_batch_goes_on_past_bad_cases(batch, case, sphere):
         assert words in row["reason"]
     assert failed[0]["mask"] == "empty.nrrd"
     assert "2 of 7" in out and "5 failed" in out and "Traceback" not in err
-    assert sorted(p.name for p in (case / "out").iterdir()) == ["failures.csv", "predictions.csv"]
+    assert sorted(p.name for p in (case / "out").iterdir()) == BATCH_FILES
 
 
 def test_a_batch_without_failures_exits_0_and_clears_old_failures(batch, case):
@@ -645,7 +649,8 @@ def test_a_users_own_batch_can_be_scored_as_it_is(tmp_path, tiny_bundle, capsys)
     predictions = tmp_path / "out" / "predictions.csv"
     with open(predictions, newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == [*PREDICTIONS_HEADER.split(","), "time_days", "event"]
+    header = [*PREDICTIONS_HEADER.split(","), "time_days", "event", "cohort", "age_years", "t_stage"]
+    assert list(rows[0]) == header
     given = {row["Patient_ID"]: row for row in csv.DictReader(text.splitlines())}
     assert len(rows) == 7 and rows[3]["patient_id"] == "'=3"
     for row in rows:

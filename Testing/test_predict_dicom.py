@@ -53,6 +53,38 @@ def test_the_objects_are_in_a_folder_beside_the_other_files(case, capfd):
     assert np.abs(shown).max() > 0 and not shown[case.mask == 0][:100].any()
 
 
+def test_the_page_names_the_patient_and_the_terminal_says_that_files_do(case, capfd):
+    _code, said = predict(case, capfd, "--dicom")
+    assert "objects hold what the CT's files say of the patient" in said and "Muster" not in said
+    assert pydicom.dcmread(case.out / "dicom" / "report.dcm").BurnedInAnnotation == "YES"
+    others = b"".join(path.read_bytes() for path in case.out.iterdir() if path.is_file())
+    assert b"Muster" not in others and b"4711" not in others
+    main(["predict", "--help"])
+    assert "patient's name and birth date" in " ".join(capfd.readouterr().out.split())
+
+
+def test_where_another_file_cannot_be_written_no_dicom_is(case, capfd):
+    (case.out / "prediction.json").mkdir(parents=True)
+    code, said = predict(case, capfd, "--dicom")
+    assert code == 1 and "prediction.json" in said
+    assert not (case.out / "dicom").exists()
+
+
+def test_the_tumour_is_the_lesions_that_were_taken(case, capfd):
+    mask = case.mask.copy()
+    mask[2:5, 2:9, 2:9] = 1  # another lesion
+    image = sitk.GetImageFromArray(mask)
+    image.CopyInformation(sitk.ReadImage(str(case.folder / "mask.nrrd")))
+    sitk.WriteImage(image, str(case.folder / "two.nrrd"))
+    assert predict(case, capfd, "--dicom", mask="two.nrrd")[0] == 0
+    seg = case.out / "dicom" / "tumour.dcm"
+    assert np.array_equal(stacked(pydicom.dcmread(seg), maker.ijk_to_ras(), mask.shape), mask)
+    (case.folder / "two.dcm").write_bytes(seg.read_bytes())
+    # Of a DICOM SEG with both, too: it is not the tumour, so another is written.
+    assert predict(case, capfd, "--dicom", "--lesions", "largest", mask="two.dcm")[0] == 0
+    assert np.array_equal(stacked(pydicom.dcmread(seg), maker.ijk_to_ras(), mask.shape), case.mask)
+
+
 def test_without_the_option_there_are_none(case, capfd):
     assert predict(case, capfd)[0] == 0
     assert {path.name for path in case.out.iterdir()} == CASE_FILES

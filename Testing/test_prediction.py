@@ -309,12 +309,9 @@ def test_a_risk_time_between_months_is_rounded_in_words_and_pictures(sphere, tmp
 
     draw_curve(Canvas(), found, 0, 0, 320, 235)
     assert sum(text.endswith("alive at 19.7 months") for text in texts) == 1
-    pytest.importorskip("matplotlib")
-    from matplotlib.text import Text
-
     from training_cli.figures.survival import picture
 
-    shown = [each.get_text() for each in picture(found).findobj(Text)]
+    shown = [each.words for each in picture(found).texts]
     assert sum(text.endswith("alive at 19.7 months") for text in shown) == 1
 
 
@@ -390,7 +387,9 @@ def test_the_answer_of_the_panel_is_that_of_the_prediction(sphere, tmp_path, tin
     assert [row[0] for row in rows] == ["6 months", "12.5 months", "500 months"]
     assert [row[1] for row in rows] == [f"{found.horizon_survival[0]:.0%}", f"{found.horizon_survival[1]:.0%}", "-"]
     assert rows[2][2:] == ["", "-"] and " to " in rows[0][2]
-    assert facts == [f"Median survival: {median_text(found)}.", f"Tumour: {size_text(found)}."]
+    # The "-" of 500 months, which lies after the curve's end, is explained.
+    after_the_end = "-: after the end of the model's curve."
+    assert facts == [f"Median survival: {median_text(found)}.", after_the_end, f"Tumour: {size_text(found)}."]
     header, rows, _facts = answer(to_dict(pr.predict(*sphere(), GEOMETRY, tiny_bundle)))
     assert header[2] == "Its slices" and " to " in rows[0][2]
     assert answer({}) == (["Alive at", "This tumour", "Its slices", "Cohort"], [], [])

@@ -49,6 +49,25 @@ def test_the_store_holds_every_patients_slices_best_first(data, store):
     assert opened.preprocessing == Preprocessing()
 
 
+def test_slices_are_cut_like_a_networks(data, tmp_path):
+    """Every setting that a bundle can hold, also those that have no option."""
+    from CNNSurvivalLib import load_model
+
+    assert load_model("lung-head-neck").preprocessing.slice_step_mm == 3.0
+    bundle = tmp_path / "bundle"
+    shutil.copytree(load_model("lung-head-neck").folder, bundle)
+    info = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    wanted = {"hu_window": [-100.0, 200.0], "pixel_size_mm": 0.5, "crop_px": 140, "min_roi_px": 900,
+              "slice_step_mm": 6.0}  # fmt: skip
+    (bundle / "bundle.json").write_text(json.dumps({**info, "preprocessing": {**info["preprocessing"], **wanted}}))
+    for network, name in (("lung-head-neck", "shipped"), (bundle, "own")):
+        arguments = [str(data / "manifest.csv"), "--like", str(network), "--output", str(tmp_path / name)]
+        assert main(["prepare", *arguments]) == 3
+        assert open_store(tmp_path / name).preprocessing == load_model(network).preprocessing
+    opened = open_store(tmp_path / "own")
+    assert opened.slices["area_px"].min() >= 900 and set(np.diff(sorted(set(opened.slices["slice_index"])))) == {2}
+
+
 def test_headers_are_spelled_as_for_predict(data, store, tmp_path):
     """Upper and lower case, semicolons, Windows' letters: the same manifest reader."""
     shutil.copytree(data, tmp_path / "data")
@@ -190,6 +209,9 @@ def test_excels_tables_read(tmp_path):
         (["--time-column", "days"], "The manifest"),
         (["--backend", "dask"], "go together"),
         (["--hu-window", "200", "100"], "a lower and a higher"),
+        (["--like", "lung-head-neck", "--min-roi", "100"], "--min-roi does not go with --like"),
+        (["--like", "lung-head-neck", "--pixel-size-mm", "native"], "--pixel-size-mm does not go with --like"),
+        (["--like", "nowhere"], "no model 'nowhere'"),
     ],
 )
 def test_mistakes_on_the_command_line(data, tmp_path, capsys, options, words):

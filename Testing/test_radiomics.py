@@ -91,6 +91,16 @@ def test_several_jobs_give_the_same(cohort, features, tmp_path):
     pd.testing.assert_frame_equal(table, first, check_exact=True)
 
 
+def test_the_largest_tumours_come_first_and_the_cache_is_in_the_patients_order(cohort, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(radiomics, "case_features", lambda image, *more: asked.append(image) or {"a": len(asked)})
+    table = radiomics.cohort_features(cohort, tmp_path / "features.csv")
+    volumes = cohort.patients.set_index("image")["volume_cc"]
+    assert list(volumes[asked]) == sorted(volumes, reverse=True) and list(table.index) == cohort.patient_ids
+    kept = [line.split(",")[0] for line in (tmp_path / "features.csv").read_text().splitlines()[1:]]
+    assert kept == cohort.patient_ids
+
+
 def test_a_bad_case_is_named_and_stops_nobody(cohort, features, tmp_path):
     first, cache = features
     (tmp_path / "features.csv").write_bytes(cache.read_bytes())

@@ -17,7 +17,8 @@ from CNNSurvivalLib.errors import UsageError  # noqa: E402
 from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits  # noqa: E402
 from cohort_maker import make_store  # noqa: E402
 from training_cli.cli import main  # noqa: E402
-from training_cli.cohort.store import open_store, preprocessing_info  # noqa: E402
+from training_cli.cohort.store import open_store  # noqa: E402
+from training_cli.cohort.store_files import preprocessing_info  # noqa: E402
 from training_cli.models.populations import cohort_scores  # noqa: E402
 from training_cli.models.recalibrate import recalibrate  # noqa: E402
 from training_cli.training.runs import learned_from, load_network, patients_sha256  # noqa: E402

@@ -14,7 +14,7 @@ from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.hazards import exponential_edges
 from training_cli.evaluation import metrics
 from training_cli.figures import study as figures
-from training_cli.study.html import Figure, Report, Section, Table, shown, write_report
+from training_cli.study.html import Figure, Report, Section, Table, shown_column, write_report
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -81,7 +81,7 @@ def test_what_the_study_says_is_shown_as_text(tmp_path, picture):
     for words in ("Lung cancer <study>", "It does not beat tumour size.", "A paragraph.", "Looked at once.", "Research "
                   "use only", 'title = "<script>alert(1)</script>"', "ab" * 32, 'Loss & "epochs".'):  # fmt: skip
         assert words in page.text
-    assert {"CNN-Survival", "0.475", "\u2013", "99", "Volume <cc> & more", "3.2e-05"} <= set(page.cells)
+    assert {"CNN-Survival", "0.475", "\u2013", "99", "Volume <cc> & more", "< 0.001"} <= set(page.cells)
 
 
 def test_tables_keep_every_digit_in_the_csv(tmp_path, picture):
@@ -135,7 +135,16 @@ def test_what_cannot_be_shown_is_named_and_no_report_is_left(tmp_path, item, wor
      (None, "\u2013"), (float("nan"), "\u2013"), (True, "yes"), (np.int64(7), "7"), ("T2 a-b", "T2 a-b")],
 )  # fmt: skip
 def test_cells_are_shown_with_the_digits_that_a_reader_needs(value, text):
-    assert shown(value) == text
+    assert shown_column("value", [value]) == [text]
+
+
+def test_the_numbers_of_a_column_have_one_format():
+    assert shown_column("ipa", [0.129, -1.1e-4, -13.97, 547.875, None, 3]) == [
+        "0.129", "0.000", "\u221213.970", "547.875", "\u2013", "3",
+    ]  # fmt: skip
+    assert shown_column("coefficient", [3.2e-5, -1e-7]) == ["3.2e-05", "\u22121.0e-07"]
+    assert shown_column("horizon_days", [365.0, 547.875]) == ["365.0", "547.9"]
+    assert shown_column("concordance_p", [0.0341, 1e-9, 0.0]) == ["0.034", "< 0.001", "< 0.001"]
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -264,3 +273,21 @@ def test_log_rank_needs_two_groups_and_a_death():
 def test_no_slice_to_show_is_said(tmp_path):
     with pytest.raises(CNNSurvivalError, match="no slice"):
         figures.example_inputs(np.zeros((0, 140, 140), np.uint8), [], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("end", [0.9, 0.5, 0.3, 0.1, 0.0])
+@pytest.mark.parametrize("spread", [0, 0.1, 0.4])
+def test_the_text_at_the_curve_covers_no_curve(end, spread):
+    """y falls on the page where S rises: 0 is S = 1, 100 is S = 0."""
+    from CNNSurvivalLib.report.page import _free_baseline
+
+    x = np.linspace(0, 200, 20)
+    curve = 100 * (1 - (1 - end) * (1 - np.exp(-x / 40)))
+    curves = [np.stack([x, np.clip(100 - curve + shift, 0, 100)], axis=1) for shift in (-100 * spread, 0, 100 * spread)]
+    left, width, size = 50.0, 70.0, 8.0
+    mark = float(np.interp(left, *curves[1].T))
+    baseline = _free_baseline(curves, left, width, (100 - 0.6 * size, mark - size), size)
+    inside = np.linspace(left, left + width, 500)
+    for each in curves:
+        y = np.interp(inside, *each.T)
+        assert not np.any((y > baseline - 0.95 * size) & (y < baseline + 0.3 * size))

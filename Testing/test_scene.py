@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from bundle_maker import bundle_info_2, random_weights  # noqa: E402
 from CNNSurvivalLib.bundle import save_bundle  # noqa: E402
 from CNNSurvivalLib.errors import Cancelled, CNNSurvivalError  # noqa: E402
 from CNNSurvivalLib.mrml.comparison import write_comparison  # noqa: E402
-from CNNSurvivalLib.mrml.explanation import find_explanation, write_explanation  # noqa: E402
+from CNNSurvivalLib.mrml.explanation import find_explanation, sentence_of, write_explanation  # noqa: E402
 from CNNSurvivalLib.mrml.guesses import (  # noqa: E402
     guess_segment,
     guess_segmentation,
     guess_tumour,
     guess_volume,
     inputs_of,
+    studies,
     tumour_score,
 )
 from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
@@ -30,12 +32,16 @@ from CNNSurvivalLib.mrml.inputs import (  # noqa: E402
     patient_age,
     patient_name,
     predict_nodes,
+    segment_checksum,
     words_of_the_panel,
 )
 from CNNSurvivalLib.mrml.layout import ChartLayout  # noqa: E402
 from CNNSurvivalLib.mrml.nodes import nodes_of  # noqa: E402
+from CNNSurvivalLib.mrml.overlay import MapOverlay  # noqa: E402
 from CNNSurvivalLib.mrml.results import all_results, find_result, label_of, read_prediction, read_record, write_result  # noqa: E402
+from CNNSurvivalLib.mrml.stale import SegmentNow, Wanted, why_stale  # noqa: E402
 from CNNSurvivalLib.mrml.tumour import NEOPLASM_PRIMARY, editor_node, has_nothing_drawn, new_tumour  # noqa: E402
+from CNNSurvivalLib.mrml.views import is_shown, shows_slice  # noqa: E402
 from CNNSurvivalLib.prediction import predict, revise  # noqa: E402
 from CNNSurvivalLib.slices import axial_geometry  # noqa: E402
 
@@ -587,13 +593,52 @@ def test_guess_nodes_that_belong_together(scene):
     stray = add_segmentation(scene, {"Tumour": ball()}, name="Stray")
     assert guess_volume(scene) is second
     assert guess_segmentation(scene, second) is tumour
-    assert guess_segmentation(scene, first) is tumour  # nothing refers to it: the most tumour-like one
+    assert guess_segmentation(scene, first) is None  # the stray one may be of either CT, the others are the second's
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
     for node in (first, stray):
         hierarchy.CreateItem(study, node)
     assert guess_segmentation(scene, first) is stray
     assert guess_tumour(scene, first) == (stray, "Tumour")
+
+
+def test_another_cts_tumour_is_never_taken(scene):
+    """A follow-up without a contour beside a baseline with one."""
+    baseline, follow_up = add_volume(scene, name="CT 2024"), add_volume(scene, name="CT 2026")
+    contour = add_segmentation(scene, volume=baseline, name="Contour 2024")
+    assert guess_tumour(scene, follow_up) == (None, "") and inputs_of(follow_up) == (follow_up, None, "")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Both in one study")
+    for node in (baseline, follow_up, contour):
+        hierarchy.CreateItem(study, node)
+    assert guess_tumour(scene, follow_up) == (None, "")
+    assert guess_tumour(scene, baseline) == (contour, "Tumour")
+
+
+def test_a_file_that_names_no_ct_belongs_to_the_ct_with_its_voxels(scene):
+    other = axial_geometry((5.0, 0.8, 0.8))
+    first, second = add_volume(scene, name="p1_ct"), add_volume(scene, name="p2_ct", ijk_to_ras=other)
+    of_second = add_segmentation(scene, {"Segment_1": ball(ijk_to_ras=other)}, ijk_to_ras=other, name="p2_mask")
+    sample = add_segmentation(scene, {"Tumour": ball()}, volume=first, name="Sample contours")
+    assert guess_tumour(scene, second) == (of_second, "Segment_1")
+    assert guess_tumour(scene, first) == (sample, "Tumour")
+    assert dict((b, a) for a, b in studies(scene)) == {of_second: second, sample: first}
+    inside = add_segmentation(scene, {"Tumour": ball()[5:15, 10:70, 12:80]}, first=(12, 10, 5), name="Cropped")
+    scene.RemoveNode(sample)
+    assert guess_tumour(scene, first) == (inside, "Tumour")
+    shifted = axial_geometry(SPACING)
+    shifted[0, 3] += 0.4
+    scene.RemoveNode(inside)
+    add_segmentation(scene, ijk_to_ras=shifted, name="Of another grid")
+    assert guess_tumour(scene, first) == (None, "")
+
+
+def test_a_segment_that_was_drawn_on_another_ct_is_predicted_with_a_warning(scene, tiny_bundle):
+    baseline, follow_up = add_volume(scene, name="CT 2024"), add_volume(scene, name="CT 2026")
+    contour = add_segmentation(scene, volume=baseline, name="Contour 2024")
+    sentence = "The segmentation 'Contour 2024' was drawn on 'CT 2024', not on 'CT 2026'."
+    assert sentence in predict_nodes(follow_up, contour, "Tumour", tiny_bundle).warnings
+    assert predict_nodes(baseline, contour, "Tumour", tiny_bundle).input_warnings == ()
 
 
 def test_guess_in_an_empty_scene(scene):
@@ -1234,3 +1279,235 @@ def test_the_age_comes_from_dicom(scene, values, age):
     closed = DicomDatabase(**values)
     closed.isOpen = False
     assert patient_age(volume, closed) is None
+
+
+# --- Whether a result is still that of the inputs -------------------------------------------------------------
+
+
+def wanted_now(case, model, **changes):
+    """What Predict would use now, of (..., CT, segmentation) and the segment GTVp."""
+    segment = segment_checksum(*case[-2:], "GTVp")
+    now = Wanted(model, "all", model.preprocessing.min_roi_px, model.max_slices, segment)
+    return now._replace(**changes)
+
+
+def written_record(case, bundle, max_slices=None):
+    return read_record(write(case, bundle, max_slices=max_slices)[1])
+
+
+def shared_case(scene):
+    """Two segments in one labelmap, as Slicer keeps what is drawn."""
+    volume = add_volume(scene)
+    segmentation = add_segmentation(scene, {"Lung": ball(radius=10, center=CENTER + [25, 0, 0]), "GTVp": ball()},
+                                    volume=volume)  # fmt: skip
+    segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)
+    return scene, volume, segmentation
+
+
+def test_a_change_of_the_segment_is_seen_and_one_beside_it_is_not(scene, tiny_bundle):
+    case = shared_case(scene)
+    record = written_record(case, tiny_bundle)
+    assert why_stale(record, wanted_now(case, tiny_bundle)) == ""
+    draw(case[2], "Lung", ball(radius=8, center=CENTER + [25, 0, 0]))
+    assert why_stale(record, wanted_now(case, tiny_bundle)) == ""
+    draw(case[2], "GTVp", ball(radius=RADIUS - 1))
+    assert why_stale(record, wanted_now(case, tiny_bundle)) == "The segment has changed since. Predict again."
+    draw(case[2], "GTVp", ball())  # undone
+    assert why_stale(record, wanted_now(case, tiny_bundle)) == ""
+    move = put_under(scene, case[2], translation(4, 0, 0))
+    assert "has changed" in why_stale(record, wanted_now(case, tiny_bundle))
+    case[1].SetAndObserveTransformNodeID(move.GetID())
+    assert why_stale(record, wanted_now(case, tiny_bundle)) == ""
+    case[2].GetSegmentation().RemoveSegment("GTVp")
+    assert "has changed" in why_stale(record, wanted_now(case, tiny_bundle))
+
+
+def test_one_voxel_counts(scene):
+    case = shared_case(scene)
+    before, mask = segment_checksum(*case[1:], "GTVp"), ball()
+    mask[tuple(np.argwhere(mask)[0])] = 0
+    draw(case[2], "GTVp", mask)
+    assert segment_checksum(*case[1:], "GTVp") != before
+    assert segment_checksum(*case[1:], "Nose") is None
+
+
+def test_the_checksum_is_made_anew_only_where_something_has_changed(scene, monkeypatch):
+    from CNNSurvivalLib.mrml import stale
+
+    case, made = shared_case(scene), []
+    monkeypatch.setattr(stale, "segment_checksum", lambda *inputs: made.append(1) or segment_checksum(*inputs))
+    now = SegmentNow()
+    first = now.checksum(*case[1:], "GTVp")
+    assert now.checksum(*case[1:], "GTVp") == first and len(made) == 1
+    move = put_under(scene, case[2], np.eye(4))
+    assert now.checksum(*case[1:], "GTVp") == first and len(made) == 2
+    move.SetMatrixTransformToParent(matrix(translation(4, 0, 0)))
+    assert now.checksum(*case[1:], "GTVp") != first
+    case[2].SetAndObserveTransformNodeID(None)
+    draw(case[2], "GTVp", ball(radius=RADIUS - 2))
+    assert now.checksum(*case[1:], "GTVp") not in (first, None)
+    assert now.checksum(None, None, "") is None
+
+
+@pytest.mark.parametrize("change", ["nothing", "segment"])
+def test_a_stale_mark_survives_saving(scene, tiny_bundle, tmp_path, change):
+    case = shared_case(scene)
+    written_record(case, tiny_bundle)
+    if change == "segment":
+        draw(case[2], "GTVp", ball(radius=RADIUS - 1))
+    path = str(tmp_path / "scene.mrb")
+    assert scene.WriteToMRB(path)
+    other = scene_that_unpacks(tmp_path)
+    assert other.ReadFromMRB(path)
+    volume, segmentation = (nodes_of(other, name)[0] for name in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"))
+    record = read_record(find_result(other, volume, segmentation, "GTVp"))
+    text = why_stale(record, wanted_now((volume, segmentation), tiny_bundle))
+    assert text == ("" if change == "nothing" else "The segment has changed since. Predict again.")
+
+
+def test_what_else_was_chosen_is_named(case, bundle_2):
+    record = written_record(case, bundle_2)
+    there = bundle_2.for_population("there")
+    titles = [bundle.population.title for bundle in (bundle_2, there)]
+    other = replace(bundle_2, info={**bundle_2.info, "title": "Another disease", "name": "other"})
+    twin = replace(bundle_2, info={**bundle_2.info, "version": "7"})
+    retrained = replace(bundle_2, info={**bundle_2.info, "weights_sha256": "0"})
+    for changes, sentence in (
+        ({"bundle": there}, f"Made for '{titles[0]}'; chosen is '{titles[1]}'."),
+        ({"bundle": other}, f"Made with the model '{bundle_2.title}'; chosen is 'Another disease'."),
+        ({"bundle": twin}, f"Made with the model '{bundle_2.id}'; chosen is '{twin.id}'."),
+        ({"bundle": retrained}, f"chosen is '{bundle_2.id}' with other weights."),
+        ({"bundle": None}, "No model is chosen that can be used."),
+        ({"min_roi_px": 7}, "chosen is 7 px."),
+        ({"max_slices": 2}, "chosen are 2."),
+    ):
+        text = why_stale(record, wanted_now(case, bundle_2, **changes))
+        assert text.endswith(f"{sentence} Predict again.") and text.count(". ") == 1
+
+
+def test_a_limit_that_limits_nothing_does_not_matter(case, tiny_bundle):
+    record = written_record(case, tiny_bundle)
+    there = len(record["slices"])
+    assert there < tiny_bundle.max_slices
+    assert why_stale(record, wanted_now(case, tiny_bundle, max_slices=there)) == ""
+    assert why_stale(record, wanted_now(case, tiny_bundle, max_slices=500)) == ""
+    assert "slices" in why_stale(record, wanted_now(case, tiny_bundle, max_slices=there - 1))
+    few = written_record(case, tiny_bundle, max_slices=there)
+    assert "slices" in why_stale(few, wanted_now(case, tiny_bundle)), "there may be more of them"
+
+
+def test_a_record_of_an_earlier_version_is_not_stale(case, tiny_bundle):
+    record = written_record(case, tiny_bundle)
+    for name in ("segment_sha256", "population", "lesions"):
+        record["provenance"].pop(name)
+    assert why_stale(record, wanted_now(case, tiny_bundle)) == ""
+
+
+def test_inputs_removed_before_they_are_read(case, tiny_bundle):
+    scene, volume, segmentation = case
+
+    def remove(step, fraction):
+        scene.RemoveNode(segmentation)
+
+    with pytest.raises(Cancelled):
+        predict_nodes(volume, segmentation, "GTVp", tiny_bundle, progress=remove)
+
+
+# --- The slice views ------------------------------------------------------------------------------------------
+
+
+def add_views(scene, count=2):
+    return [scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode") for _number in range(count)]
+
+
+def add_map(case, bundle):
+    case[0].RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as Slicer's module Colors does
+    _prediction, result = write(case, bundle)
+    node = write_explanation(case[0], case[1], np.ones(SHAPE), result, "Raises it.")
+    return result, node
+
+
+def test_the_map_gives_back_the_foreground_that_was_there(case, tiny_bundle):
+    scene = case[0]
+    views, pet = add_views(scene), add_volume(scene, name="PET")
+    views[0].SetForegroundVolumeID(pet.GetID())
+    views[0].SetForegroundOpacity(0.3)
+    _result, node = add_map(case, tiny_bundle)
+    assert sentence_of(node) == "Raises it."
+    overlay = MapOverlay()
+    assert overlay.shown(scene) is None
+    overlay.show(scene, node)
+    overlay.show(scene, node)
+    assert overlay.shown(scene) is node
+    assert [view.GetForegroundVolumeID() for view in views] == [node.GetID()] * 2
+    assert views[0].GetForegroundOpacity() == 0.6
+    overlay.hide(scene)
+    assert [view.GetForegroundVolumeID() for view in views] == [pet.GetID(), None]
+    assert views[0].GetForegroundOpacity() == 0.3 and views[1].GetForegroundOpacity() == 0
+    overlay.show(scene, node)
+    views[1].SetForegroundVolumeID(pet.GetID())  # by the user
+    overlay.hide(scene)
+    assert [view.GetForegroundVolumeID() for view in views] == [pet.GetID()] * 2
+    overlay.show(scene, node)
+    scene.RemoveNode(pet)
+    overlay.hide(scene)
+    assert overlay.shown(scene) is None
+
+
+def test_the_segment_is_an_outline_while_the_map_is_shown(case, tiny_bundle):
+    scene, _volume, segmentation = case
+    add_views(scene)
+    segmentation.CreateDefaultDisplayNodes()
+    display = segmentation.GetDisplayNode()
+    display.SetSegmentVisibility2DOutline("GTVp", False)
+    _result, node = add_map(case, tiny_bundle)
+    overlay = MapOverlay()
+    overlay.show(scene, node)
+    overlay.show(scene, node)
+
+    def looks(segment):
+        return display.GetSegmentVisibility2DFill(segment), display.GetSegmentVisibility2DOutline(segment)
+
+    assert looks("GTVp") == (False, True) and looks("Lung") == (True, True)
+    overlay.hide(scene)
+    assert looks("GTVp") == (True, False)
+    overlay.show(scene, node)
+    display.SetSegmentVisibility2DFill("GTVp", True)  # by the user
+    overlay.hide(scene)
+    assert looks("GTVp") == (True, True)
+
+
+def test_the_map_has_a_legend(case, tiny_bundle):
+    scene = case[0]
+    _result, node = add_map(case, tiny_bundle)
+    overlay = MapOverlay()
+    for _time in range(2):
+        overlay.show(scene, node)
+        (legend,) = nodes_of(scene, "vtkMRMLColorLegendDisplayNode")
+        assert legend.GetTitleText() == "Risk (% points)" and legend.GetVisibility()
+        overlay.hide(scene)
+        assert not legend.GetVisibility()
+
+
+def test_whether_the_views_show_the_ct_and_the_tumour(case, tiny_bundle):
+    scene, volume, _segmentation = case
+    slices = predict_nodes(*case[1:], "GTVp", tiny_bundle).slices
+    (view,) = add_views(scene, 1)
+    assert not is_shown(scene, volume)
+    view.SetBackgroundVolumeID(volume.GetID())
+    assert is_shown(scene, volume)
+    node = scene.AddNewNodeByClass("vtkMRMLSliceNode")
+    node.SetMappedInLayout(1)
+    for offset, expected in ((CENTER[2], True), (CENTER[2] + RADIUS + 5, False), (CENTER[2] + 1, True)):
+        node.SetSliceOffset(offset)
+        assert shows_slice(scene, slices) is expected
+    axial, across = vtk.vtkMatrix4x4(), np.eye(4)
+    axial.DeepCopy(node.GetSliceToRAS())
+    across[:3, :3] = [[-1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    across[:3, 3] = CENTER
+    node.GetSliceToRAS().DeepCopy(matrix(across))  # coronal, through the middle of the tumour
+    assert not shows_slice(scene, slices)
+    node.GetSliceToRAS().DeepCopy(axial)
+    assert shows_slice(scene, slices)
+    node.SetMappedInLayout(0)
+    assert not shows_slice(scene, slices)

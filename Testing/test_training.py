@@ -16,7 +16,8 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.network import weight_shapes
 from cohort_maker import make_store
 from training_cli.cli import main
-from training_cli.cohort.store import open_store, preprocessing_info
+from training_cli.cohort.store import open_store
+from training_cli.cohort.store_files import preprocessing_info
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -215,8 +216,21 @@ def test_fine_tuning_refuses_slices_that_were_cut_in_another_way(run, store, tmp
 
     other = open_store(store)
     other.info["preprocessing"]["slice_step_mm"] = 5.0
-    with pytest.raises(UsageError, match="slice_step_mm = 5.0, those of the network .* None; prepare the store anew"):
+    with pytest.raises(UsageError, match=r"\(slice_step_mm 5.0, not None\); prepare .* --like ") as raised:
         training.finetune(runs.load_run(run), other, tmp_path / "no")
+    assert str(run) in str(raised.value)
+
+
+def test_fine_tuning_refuses_before_pytorch_is_loaded(store, tmp_path):
+    """The store was cut with the paper's settings, the network that ships with others."""
+    lines = ["import sys", "from training_cli.cli import main",
+             f"code = main(['finetune', 'lung-head-neck', {str(store)!r}, '--output', {str(tmp_path / 'no')!r}])",
+             "print(code, 'torch' in sys.modules)"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "CNNSurvival"), str(ROOT)])}
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == "2 False"
+    assert "(slice_step_mm None, not 3.0)" in found.stderr and "prepare ... --like lung-head-neck'" in found.stderr
+    assert not (tmp_path / "no").exists()
 
 
 def test_departures_do_what_they_say(store):

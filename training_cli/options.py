@@ -21,6 +21,13 @@ exit codes:
 """
 
 
+def usual_jobs() -> int:
+    """Cases at once where the user says nothing: the cores that this process may use."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
+
 def install_command(extra: str) -> str:
     """How to install what an extra of this package needs. It is on no public index."""
     return f"'pip install \".[{extra}]\"' in the folder of the source code"

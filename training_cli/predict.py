@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
-
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from uuid import uuid4
 
 from CNNSurvivalLib.batch import STOPPED as NOT_DONE
-from CNNSurvivalLib.batch import Outcome, attempt, predict_and_read, write_tables
+from CNNSurvivalLib.batch import Outcome, attempt, carried_columns, predict_and_read, write_tables
 from CNNSurvivalLib.bundle import Bundle, load_bundle
-from CNNSurvivalLib.engines import create_engine
+from CNNSurvivalLib.engines import Engine, create_engine
 from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
-from CNNSurvivalLib.lesions import ALL
+from CNNSurvivalLib.lesions import ALL, choose_lesions
+from CNNSurvivalLib.network import import_torch
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import write_case_folder
-from CNNSurvivalLib.report.dicom.folder import FOLDER, Tumour, write_dicom
+from CNNSurvivalLib.report.dicom.folder import FOLDER, Objects, Tumour, make_objects, placed
 from CNNSurvivalLib.report.dicom.study import Study, read_study
 from CNNSurvivalLib.report.page import report_pdf
 
 from .figures.survival import survival_png
+from .workers import dask_client, default_jobs
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to predict: the model's folder, the engine's name, and what overrides the model's own choices.
+    """How to predict: the model's folder, the engine's name and device, and what overrides the model's own choices.
 
     population and covariates (name -> text) are those of cases that do not name their own. force: images that are no
     CT are predicted, too. report: cases get a report.pdf. lesions: what is taken of several lesions in one mask.
@@ -53,6 +52,7 @@ class Settings:
     report: bool = False
     lesions: str = ALL
     dicom: bool = False
+    device: str | None = None
 
 
 class BatchResult(NamedTuple):
@@ -70,7 +70,7 @@ def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Pre
     bundle, engine = _model(settings)
     with _output_folder(output) as folder:
         done = _predict(case, bundle, engine, settings)
-        _write_case(done, folder, title, settings)
+        _write_case(done, case, folder, title, settings)
     return done.prediction
 
 
@@ -82,25 +82,51 @@ def segment_cases(case: Case, wanted: Sequence[str]) -> list[Case]:
 
 
 def predict_cases(
-    cases: list[Case], output, settings: Settings, jobs: int = 1, details: bool = False,
-    log: Callable[[str], None] = print,
+    cases: list[Case], output, settings: Settings, jobs: int | None = 1, details: bool = False,
+    log: Callable[[str], None] = print, scheduler: str | None = None, carry: Sequence[str] | None = None,
 ) -> BatchResult:  # fmt: skip
-    """Predict cases and write predictions.csv and failures.csv to output.
+    """Predict cases and write predictions.csv, curves.csv and failures.csv to output.
 
-    Both are in the cases' order whatever ``jobs`` is, and both are written even if they have no rows, so that none of
-    an earlier run stays behind. Each process holds one case at a time. ``details`` writes each case's own files into
-    output/<patient_id>, or output/<segment> for several segments of one case. ``log`` gets a line for the user where
-    something is wrong. After an interrupt what is done is written, and the cases that were not reached are listed as
-    failures.
+    All are in the cases' order and the same bytes whatever ``jobs`` and ``scheduler`` are, and all are written even if
+    they have no rows, so that none of an earlier run stays behind. After an interrupt what is done is written, and the
+    cases that were not reached are listed as failures.
+
+    Parameters
+    ----------
+    cases, output, settings
+        The cases, the folder of results, how to predict.
+    jobs
+        How many processes; each holds one case at a time. None: ``workers.default_jobs``, and one where the network
+        runs on a GPU.
+    details
+        Whether to write each case's own files into output/<patient_id>, or output/<segment> for several segments of
+        one case.
+    log
+        Gets a line for the user where something is wrong.
+    scheduler
+        The address of a Dask scheduler, whose workers do it in place of processes here; they see the same folders.
+    carry
+        Columns of the manifest for predictions.csv; None: ``batch.carried_columns`` chooses.
+
+    Raises
+    ------
+    UsageError
+        For a column that the manifest does not have, and where no scheduler answers.
     """
-    bundle, _ = _model(settings)  # what is wrong with it is wrong with every case
+    columns = carried_columns(cases, carry, log)
+    bundle, engine = _model(settings)  # what is wrong with it is wrong with every case
     bundle.population.read(settings.covariates)
     notes = duplicate_warnings(cases)
     for note in dict.fromkeys(notes.values()):
         log(f"Warning: {note}")
+    if jobs is None:
+        jobs = 1 if getattr(engine, "device", "cpu") != "cpu" else default_jobs(len(cases))
     with _output_folder(output) as folder:
-        outcomes, stopped = _run(cases, settings, notes, folder if details else None, jobs, log)
-        failed = write_tables(folder, outcomes)
+        run, own = uuid4().hex, folder if details else None
+        tasks = [_Task(case, settings, run, notes.get(case.number), own) for case in cases]
+        outcomes, stopped = _run(tasks, min(jobs, len(cases)), scheduler, log)
+        with _uninterrupted():
+            failed = write_tables(folder, outcomes, columns)
     return BatchResult(len(cases) - failed, failed, stopped)
 
 
@@ -114,6 +140,7 @@ class _Done(NamedTuple):
     prediction: Prediction
     tumour: TumourImage
     study: Study | None
+    engine: Engine
 
 
 def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> _Done:
@@ -123,7 +150,7 @@ def _predict(case: Case, bundle: Bundle, engine, settings: Settings) -> _Done:
         covariates=settings.covariates, force=settings.force, lesions=settings.lesions,
         horizons_months=settings.horizons_months,
     )  # fmt: skip
-    return _Done(case, prediction, tumour, study)
+    return _Done(case, prediction, tumour, study, engine)
 
 
 def _study(case: Case) -> Study:
@@ -131,36 +158,46 @@ def _study(case: Case) -> Study:
         return read_study(files)
 
 
-def _write_case(done: _Done, folder: Path, title: str | None, settings: Settings) -> None:
-    case, prediction = done.case, done.prediction
+def _write_case(done: _Done, case: Case, folder: Path, patient: str | None, settings: Settings) -> None:
+    """Write the folder of a case; ``case`` has the paths as the user gave them, ``patient`` is its id in a batch."""
+    prediction = done.prediction
+    title = f"{patient}, {case.segment}" if patient and case.segment else patient
     given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": done.tumour.segment_name}
     picture = survival_png(prediction, title)
-    if done.study is not None:
-        # No paths here, which may name the patient, and no title: only DICOM's own fields do.
-        plain = picture if title is None else survival_png(prediction)
-        _write_dicom(done, folder / FOLDER, plain, settings)
-    write_case_folder(prediction, folder, given, patient=title, picture=lambda: picture, report=settings.report)
+    with contextlib.ExitStack() as stack:
+        if done.study is not None:
+            # No title, which may name the patient: only what is DICOM's own does.
+            objects = _objects(done, picture if title is None else survival_png(prediction), settings)
+            stack.enter_context(placed(objects, folder / FOLDER))  # where the other files fail, these go again
+        write_case_folder(prediction, folder, given, patient=patient, patient_id=patient, picture=lambda: picture,
+                          report=settings.report)  # fmt: skip
 
 
-def _write_dicom(done: _Done, folder: Path, picture: bytes, settings: Settings) -> None:
-    prediction, read = done.prediction, done.tumour
-    engine = create_engine(settings.engine, prediction.bundle)
+def _objects(done: _Done, picture: bytes, settings: Settings) -> Objects:
+    prediction, read, study = done.prediction, done.tumour, done.study
+    engine = done.engine
+    if prediction.population.name != engine.population:  # that of the case's own
+        engine = create_engine(settings.engine, prediction.bundle, settings.device)
     maps = occlusion_maps(prediction, engine)
-    written = write_dicom(
-        prediction, done.study, _tumour(done), folder, report=report_pdf(prediction, {"segment": read.segment_name}),
-        curve=picture, risk_map=on_ct_grid(maps, prediction, read.hu.shape, read.ijk_to_ras),
+    objects = make_objects(
+        prediction, study, _tumour(done), curve=picture, named=bool(study.patient),
+        report=report_pdf(prediction, {"segment": read.segment_name}, study.patient),
+        risk_map=on_ct_grid(maps, prediction, read.hu.shape, read.ijk_to_ras),
     )  # fmt: skip
-    for note in written.notes:
+    for note in objects.notes:
         print(f"Warning: {note}", file=sys.stderr)
+    return objects
 
 
 def _tumour(done: _Done) -> Tumour:
-    """The tumour, and the DICOM SEG that it comes from where that belongs to the CT's study."""
-    read = done.tumour
-    found = dicom_segment(done.case.mask_path, done.case.segment)
+    """The tumour, and the DICOM SEG that it comes from, where that is just it and belongs to the CT's study."""
+    read, given = done.tumour, done.case
+    chosen = done.prediction.provenance["parameters"]["lesions"]
+    mask, _lesions = choose_lesions(read.mask, read.ijk_to_ras, chosen)
+    found = dicom_segment(given.mask_path, given.segment) if mask is read.mask else None
     if found is None or found[0].get("StudyInstanceUID") != done.study.about.StudyInstanceUID:
-        return Tumour(read.mask, read.ijk_to_ras, read.segment_name)
-    return Tumour(read.mask, read.ijk_to_ras, read.segment_name, *found)
+        return Tumour(mask, read.ijk_to_ras, read.segment_name)
+    return Tumour(mask, read.ijk_to_ras, read.segment_name, *found)
 
 
 @contextlib.contextmanager
@@ -181,55 +218,120 @@ def _output_folder(path) -> Iterator[Path]:
 # --- Many cases -----------------------------------------------------------------------------------------------
 
 
-def _run(cases, settings: Settings, notes: dict, details: Path | None, jobs: int, log) -> tuple[list[Outcome], bool]:
-    """(an outcome per case in the cases' order, whether the user stopped it)."""
-    outcomes: list[Outcome] = []
+class _Task(NamedTuple):
+    """A case to predict. run: the same for all of one run. note: a warning for its row. details: the folder that gets
+    the case's own, where that is wanted.
+    """
+
+    case: Case
+    settings: Settings
+    run: str
+    note: str | None
+    details: Path | None
+
+
+def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[list[Outcome], bool]:
+    """(an outcome per task in their order, whether the user stopped it)."""
+    from tqdm import tqdm  # here, as its import takes a while
+
+    found: dict[int, Outcome] = {}
     stopped = False
-    bar = tqdm(total=len(cases), desc="Predicting", unit="case", file=sys.stderr)
-    try:
-        with bar, contextlib.closing(_outcomes(cases, settings, notes, details, jobs)) as running:
-            for outcome in running:
-                outcomes.append(outcome)
-                if outcome.reason is not None:
-                    bar.clear()
-                    log(f"{outcome.case.patient_id}: {outcome.reason}")
-                bar.update()
-    except KeyboardInterrupt:
-        stopped = True
-    outcomes += [Outcome(case, None, NOT_DONE) for case in cases[len(outcomes) :]]
-    return outcomes, stopped
+    with tqdm(total=len(tasks), desc="Predicting", unit="case", file=sys.stderr) as bar:
+
+        def take(number: int, outcome: Outcome) -> None:
+            if number in found:
+                return
+            found[number] = outcome
+            if outcome.reason is not None:
+                bar.clear()
+                log(f"{outcome.case.patient_id}: {outcome.reason}")
+            bar.update()
+
+        try:
+            if scheduler is not None:
+                _on_dask(tasks, scheduler, take)
+            elif jobs > 1:
+                _in_processes(tasks, jobs, take)
+            else:
+                for number, task in enumerate(tasks):
+                    take(number, _one(task))
+        except KeyboardInterrupt:
+            stopped = True
+    return [found.get(n) or Outcome(task.case, None, NOT_DONE) for n, task in enumerate(tasks)], stopped
 
 
-def _outcomes(cases, settings: Settings, notes: dict, details: Path | None, jobs: int) -> Iterator[Outcome]:
-    if jobs == 1:
-        _start_worker(settings)
-        for case in cases:
-            yield _one(case, settings, notes.get(case.number), details)
-        return
+def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], None]) -> None:
+    """take(number, outcome) of each task, as they end. After Ctrl-C those that were begun are still waited for."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
     # spawn: a fork of a process with threads (torch, ITK) may hang.
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker, (settings,))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker)
+    futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
     try:
-        futures = [pool.submit(_one, case, settings, notes.get(case.number), details) for case in cases]
-        for case, future in zip(cases, futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                reason = "A worker process died (out of memory?); try again with fewer --jobs."
-                yield Outcome(case, None, reason)
+        for future in as_completed(futures):
+            take(futures[future], _outcome(future, tasks[futures[future]]))
+    except KeyboardInterrupt:
+        with contextlib.suppress(KeyboardInterrupt):  # the second Ctrl-C waits no longer
+            pool.shutdown(wait=True, cancel_futures=True)
+        for future, number in futures.items():
+            if future.done() and not future.cancelled():
+                take(number, _outcome(future, tasks[number]))
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-_worker: dict = {}  # the bundle and engine of this process, so that they are loaded once
+def _outcome(future, task: _Task) -> Outcome:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return Outcome(task.case, None, "A worker process died (out of memory?); try again with fewer --jobs.")
 
 
-def _start_pool_worker(settings: Settings) -> None:
+def _on_dask(tasks: list[_Task], scheduler: str, take: Callable[[int, Outcome], None]) -> None:
+    """take(number, outcome) of each task, as they end. The workers see the same folders under the same names.
+
+    After Ctrl-C a worker still ends the case that it is at; its folder may then be there, and its row is not.
+    """
+    with dask_client(scheduler) as client:
+        from distributed import as_completed as as_completed_there
+
+        futures = client.map(_one_elsewhere, tasks, [Path.cwd()] * len(tasks), pure=False)
+        numbers = {future.key: number for number, future in enumerate(futures)}
+        try:
+            for future in as_completed_there(futures):
+                take(numbers[future.key], _outcome_from_dask(future, tasks[numbers[future.key]]))
+        except KeyboardInterrupt:
+            client.cancel(futures)
+            raise
+
+
+def _outcome_from_dask(future, task: _Task) -> Outcome:
+    try:
+        return future.result()
+    except Exception as error:  # the worker died again and again, or lacks this software
+        text = " ".join(str(error).split())
+        reason = f"The Dask worker could not do it ({type(error).__name__}: {text})."
+        return Outcome(task.case, None, reason)
+
+
+_model_here: dict = {}  # the run of this process with its bundle and engine, so that they are loaded once
+_one_at_a_time = threading.Lock()  # for Dask workers with several threads: each process holds one CT
+
+
+def _start_pool_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets each finish its case
-    _start_worker(settings)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _start_worker(settings: Settings) -> None:
-    _worker["bundle"], _worker["engine"] = _model(settings)
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent_process().join()  # killed: nobody waits for this one any more
+    os._exit(1)
 
 
 def _model(settings: Settings):
@@ -239,19 +341,56 @@ def _model(settings: Settings):
     another many times longer than they compute. And so a case gives the same bytes alone, in a batch, and with any
     number of jobs.
     """
+    from threadpoolctl import threadpool_limits
+
     threadpool_limits(limits=1, user_api="blas")
     bundle = load_bundle(settings.model).for_population(settings.population)
-    return bundle, create_engine(settings.engine, bundle)
+    engine = create_engine(settings.engine, bundle, settings.device)
+    if settings.engine == "torch":
+        import_torch().set_num_threads(1)
+    return bundle, engine
 
 
-def _one(case: Case, settings: Settings, note: str | None, details: Path | None) -> Outcome:
-    """Predict one case; whatever goes wrong becomes its reason, so that the batch goes on."""
+def _one(task: _Task, root: Path | None = None) -> Outcome:
+    """Predict one case; whatever goes wrong becomes its reason, so that the batch goes on.
+
+    root: what the case's paths are relative to, where that is not this process's own folder.
+    """
+    case, settings = task.case, task.settings
+    if _model_here.get("run") != task.run:
+        _model_here.update(run=None, model=_model(settings))
+        _model_here["run"] = task.run
 
     def work() -> Prediction:
-        done = _predict(case, **_worker, settings=settings)
-        if details is not None:
-            with _output_folder(details / case.folder_name) as folder:
-                _write_case(done, folder, case.patient_id, settings)
+        found = case if root is None else replace(case, folder=root / (case.folder or ""))
+        done = _predict(found, *_model_here["model"], settings)
+        if task.details is not None:
+            with _output_folder(task.details / case.folder_name) as folder:
+                _write_case(done, case, folder, case.patient_id, settings)
         return done.prediction
 
-    return attempt(case, work, note)
+    return attempt(case, work, task.note)
+
+
+def _one_elsewhere(task: _Task, root: Path) -> Outcome:
+    """``_one`` on a Dask worker; root: the folder of the command, to which its paths are relative."""
+    details = None if task.details is None else root / task.details
+    settings = replace(task.settings, model=root / task.settings.model)
+    with _one_at_a_time:
+        outcome = _one(task._replace(settings=settings, details=details), root)
+    if outcome.reason is None or (task.case.folder or Path()).is_absolute():
+        return outcome
+    return outcome._replace(reason=outcome.reason.replace(f"{root}{os.sep}", ""))  # as the manifest names the files
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C does nothing in this block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -62,7 +62,7 @@ def read_toml(path, what: str) -> tuple[Path, str, dict]:
         raise UsageError(f"The {what} '{path}' cannot be read ({error}); it must be a TOML file.") from error
 
 
-def checked(kind: type[Table], content: dict, what: str, if_missing: str = "add it"):
+def checked(kind: type[Table], content: dict, what: str, if_missing: str = "add {}"):
     """The content as an instance of ``kind``.
 
     Parameters
@@ -73,29 +73,39 @@ def checked(kind: type[Table], content: dict, what: str, if_missing: str = "add 
     what : str
         The file in words, such as "card 'card.toml'".
     if_missing : str
-        What to do about a missing key.
+        What to do about what is missing; {} stands for "it" or "them".
 
     Raises
     ------
     UsageError
-        With one sentence about the first mistake; unknown keys come first, as they often are the missing ones
-        with a typing error.
+        With one sentence about the first mistake, or about all that is missing; unknown keys come first, as they
+        often are the missing ones with a typing error.
     """
     try:
         return kind.model_validate(content)
     except pydantic.ValidationError as error:
         mistakes = error.errors(include_url=False, include_context=False)
         mistakes.sort(key=lambda mistake: mistake["type"] != "extra_forbidden")
-        raise UsageError(_sentence(kind, mistakes[0], what, if_missing)) from None
+        if mistakes[0]["type"] == "missing":
+            missing = [mistake["loc"] for mistake in mistakes if mistake["type"] == "missing"]
+            advice = if_missing.format("it" if len(missing) == 1 else "them")
+            raise UsageError(f"The {what} lacks {keys_in_words(missing)}; {advice}.") from None
+        raise UsageError(_sentence(kind, mistakes[0], what)) from None
 
 
-def _sentence(kind: type[Table], mistake: dict, what: str, if_missing: str) -> str:
+def keys_in_words(locations) -> str:
+    """Keys, each a tuple such as ("cohorts", "test", "name"), as "'name', 'sites' in [cohorts.test]"."""
+    places: dict[str, list[str]] = {}
+    for *tables, key in locations:
+        places.setdefault(_place(tables), []).append(f"'{key}'")
+    return ", and ".join(", ".join(keys) + place for place, keys in places.items())
+
+
+def _sentence(kind: type[Table], mistake: dict, what: str) -> str:
     *tables, key = mistake["loc"]
     if mistake["type"] == "extra_forbidden":
         allowed = ", ".join(_table_at(kind, tables).model_fields)
         return f"The {what} has an unknown key '{key}'{_place(tables)}; allowed are: {allowed}."
-    if mistake["type"] == "missing":
-        return f"The {what} lacks '{key}'{_place(tables)}; {if_missing}."
     *tables, key = _key_in(kind, mistake["loc"])
     wanted = _table_at(kind, tables).model_fields[key].description
     return f"In the {what}, '{key}'{_place(tables)} must be {wanted}; it is {_shown(mistake['input'])}."
@@ -128,17 +138,13 @@ def _table_in(annotation: Any) -> type[Table] | None:
 
 
 def _place(tables) -> str:
-    """Where in the file: " in [data]", " in [[network]] number 2, pretrain"; nothing at its top."""
-    words = ""
-    for number, key in enumerate(tables):
-        listed = number + 1 < len(tables) and isinstance(tables[number + 1], int)
-        if isinstance(key, int):
-            words += f" number {key + 1}"
-        elif not words:
-            words = f" in [[{key}]]" if listed else f" in [{key}]"
-        else:
-            words += f", {key}"
-    return words
+    """Where in the file, as " in [data]", " in [cohorts.test]", " in [[network]] number 2, pretrain"; "" at its top."""
+    if not tables:
+        return ""
+    if not any(isinstance(key, int) for key in tables):
+        return f" in [{'.'.join(tables)}]"
+    first, *others = tables
+    return f" in [[{first}]]" + "".join(f" number {key + 1}" if isinstance(key, int) else f", {key}" for key in others)
 
 
 def _shown(value) -> str:

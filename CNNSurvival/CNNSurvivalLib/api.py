@@ -59,7 +59,7 @@ def find_model(model: str | Path | None = None) -> Path:
     for folder, bundle, _ in shipped:
         if bundle is not None and str(model) in (bundle.id, folder.name):
             return folder
-    ids = ", ".join(bundle.id for _, bundle, _ in shipped if bundle is not None) or "none"
+    ids = ", ".join(folder.name for folder, bundle, _ in shipped if bundle is not None) or "none"
     raise UsageError(
         f"There is no model '{model}': it is neither a folder nor the id of a model that ships with this software "
         f"({ids})."

@@ -1,13 +1,15 @@
 """Many cases: the same rows and tables whether the command line, Slicer's panel or Slicer without a window does it.
 
-predictions.csv has a row for each case that was predicted, failures.csv the reason for each that was not; both are in
-the order of the cases, and both are written even if they have no rows, so that none of an earlier run stays behind.
+predictions.csv has a row for each case that was predicted, curves.csv its curve, failures.csv the reason for each that
+was not; all are in the order of the cases, and all are written even if they have no rows, so that none of an earlier
+run stays behind.
 """
 
 from __future__ import annotations
 
+import re
 from functools import partial
-from typing import Callable, Iterable, Mapping, NamedTuple, Optional
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from .engines import create_engine
 from .errors import Cancelled, CNNSurvivalError, UsageError
@@ -18,7 +20,7 @@ from .io.manifest import read_manifest
 from .io.patient_folder import folder_cases
 from .io.read import TumourImage, read_case
 from .prediction import Prediction, predict
-from .report.text import covariates_text, interval_at, plain
+from .report.text import covariates_text, interval_at, interval_curve_at, plain
 
 PREDICTIONS_HEADER = [
     "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
@@ -29,16 +31,27 @@ PREDICTIONS_HEADER = [
 # Behind these, where the cases have them
 FOLLOW_UP = ("time_days", "event")
 FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
+CURVES_HEADER = ["patient_id", "time_days", "survival", "survival_ci_low", "survival_ci_high"]
+# Columns of a manifest whose names, in letters alone, say that they name the patient
+_NAMES_PATIENT = re.compile(
+    r"^(patients?|persons?|subjects?|full|first|middle|last|fore|given|family|maiden|sur)*names?$|^(vor|nach)name$|"
+    r"initials|birth|geburt|^dob$|address|adresse|street|^zip$|^(post|zip)(al)?code$|phone|telefon|mobile|mail|^ssn$|"
+    r"socialsecurity|insurance|passport|accession|^mrn$|medicalrecord|^nhs|hospitalid|otherpatientid"
+)
 STOPPED = "Not done: the run was stopped before."
 OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
 
 class Outcome(NamedTuple):
-    """The outcome of one case: its row of predictions.csv (the values of PREDICTIONS_HEADER), or why there is none."""
+    """The outcome of one case: its row of predictions.csv (the values of PREDICTIONS_HEADER), or why there is none.
+
+    curve: its rows of curves.csv, without the patient.
+    """
 
     case: Case
     values: Optional[list]
     reason: Optional[str]
+    curve: Sequence[list] = ()
 
 
 # --- Where cases come from ------------------------------------------------------------------------------------
@@ -68,9 +81,11 @@ def predict_source(source: str, path, folder, bundle, on_row: Callable, progress
             return predict_case(case, bundle, progress=inside, **options)
 
     cases = cases_of(source, path, scene)
+    notes: list[str] = []
+    columns = carried_columns(cases, log=notes.append)
     outcomes, stopped = run_batch(cases, predict_one, lambda outcome: on_row(shown(outcome)), progress)
-    write_tables(folder, outcomes)
-    return sentence(outcomes, stopped, folder)
+    write_tables(folder, outcomes, columns)
+    return " ".join([sentence(outcomes, stopped, folder), *notes])
 
 
 # --- One case -------------------------------------------------------------------------------------------------
@@ -118,7 +133,7 @@ def for_case(case: Case, bundle, engine=None) -> tuple:
     if case.population in (None, bundle.population.name):
         return bundle, engine
     bundle = bundle.for_population(case.population)
-    return bundle, None if engine is None else create_engine(engine.name, bundle)
+    return bundle, None if engine is None else create_engine(engine.name, bundle, getattr(engine, "device", None))
 
 
 def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple[dict, tuple[str, ...]]:
@@ -142,7 +157,8 @@ def covariates_of(case: Case, bundle, others: Optional[Mapping] = None) -> tuple
 def attempt(case: Case, predict_one: Callable, note: Optional[str] = None) -> Outcome:
     """predict_one() -> Prediction, as an outcome: whatever goes wrong becomes the reason. Cancelled is passed on."""
     try:
-        return Outcome(case, prediction_row(case.patient_id, predict_one(), note), None)
+        prediction = predict_one()
+        return Outcome(case, prediction_row(case.patient_id, prediction, note), None, curve_rows(prediction))
     except CNNSurvivalError as error:
         return Outcome(case, None, str(error))
     except Cancelled:
@@ -184,23 +200,69 @@ def run_batch(
 # --- Tables ---------------------------------------------------------------------------------------------------
 
 
-def write_tables(folder, outcomes: Iterable[Outcome]) -> int:
-    """Write predictions.csv and failures.csv; returns the number of failures.
+def write_tables(folder, outcomes: Iterable[Outcome], columns: Sequence[str] = ()) -> int:
+    """Write predictions.csv, curves.csv and failures.csv; returns the number of failures.
 
-    Where the cases have follow-up, predictions.csv has it, too, so that ``cnn-survival evaluate`` can score it. Where
-    a patient has rows for several segments, both say which.
+    columns: those of the manifest that predictions.csv gets behind its own, see ``carried_columns``. Where the cases
+    have follow-up, predictions.csv has it, too, so that ``cnn-survival evaluate`` can score it. Where a patient has
+    rows for several segments, all tables say which; where two cases have the same patient and segment, curves.csv says
+    by ``row`` which one of the source it is.
     """
     outcomes = list(outcomes)
     folder = ensure_output_folder(folder)
-    carried = [name for name in FOLLOW_UP if any(getattr(outcome.case, name) for outcome in outcomes)]
-    several = ["segment"] if _several_segments(outcome.case for outcome in outcomes) else []
-    carried += several
-    rows = [[*o.values, *(getattr(o.case, name) for name in carried)] for o in outcomes if o.values is not None]
-    write_csv(folder / "predictions.csv", [*PREDICTIONS_HEADER, *carried], rows)
-    failures = [[o.case.patient_id, o.case.image, o.case.mask, o.reason, *(o.case.segment for _ in several)]
-                for o in outcomes if o.values is None]  # fmt: skip
+    done = [outcome for outcome in outcomes if outcome.values is not None]
+    failed = [outcome for outcome in outcomes if outcome.values is None]
+    cases = [outcome.case for outcome in outcomes]
+    several = ["segment"] if _several_segments(cases) else []
+    again = ["number"] if duplicate_warnings(cases) else []
+    carried = [*(name for name in FOLLOW_UP if any(getattr(case, name) for case in cases)), *several]
+    header = _behind([*PREDICTIONS_HEADER, *carried], columns)
+    rows = [[*o.values, *_of(o.case, carried), *(o.case.covariates.get(name, "") for name in columns)] for o in done]
+    write_csv(folder / "predictions.csv", header, rows)
+    curves = [[o.case.patient_id, *point, *_of(o.case, several + again)] for o in done for point in o.curve]
+    write_csv(folder / "curves.csv", [*CURVES_HEADER, *several, *("row" for _ in again)], curves)
+    failures = [[*_of(o.case, ("patient_id", "image", "mask")), o.reason, *_of(o.case, several)] for o in failed]
     write_csv(folder / "failures.csv", [*FAILURES_HEADER, *several], failures)
-    return len(failures)
+    return len(failed)
+
+
+def carried_columns(
+    cases: Sequence[Case], wanted: Optional[Sequence[str]] = None, log: Optional[Callable[[str], None]] = None
+) -> list[str]:
+    """The columns of the manifest that predictions.csv gets, in the manifest's order and spelling.
+
+    Of those without a meaning of their own (``io.manifest.COLUMNS``, and population): all but those whose names say
+    that they name the patient, which log(text) is told; or the ``wanted`` ones. Paths are never among them, as they
+    may name the patient, too. Raises UsageError for a wanted column that the manifest does not have.
+    """
+    known = list(cases[0].covariates) if cases else []  # the same for each row of a manifest
+    if wanted is not None:
+        folded = {name.casefold(): name for name in known}
+        absent = next((name for name in wanted if name.casefold() not in folded), None)
+        if absent is not None:
+            others = ", ".join(known) or "none"
+            raise UsageError(f"The manifest has no column '{absent}' to carry; its columns beside ours are: {others}.")
+        chosen = {name.casefold() for name in wanted}
+        return [name for name in known if name.casefold() in chosen]
+    naming = [name for name in known if _NAMES_PATIENT.search(re.sub(r"[\W\d_]", "", name.casefold()))]
+    if naming and log is not None:
+        log(f"Not carried into predictions.csv, as by the name it may name the patient: {', '.join(naming)}.")
+    return [name for name in known if name not in naming and name.casefold() != "population"]
+
+
+def _behind(own: list[str], columns: Sequence[str]) -> list[str]:
+    """The header with the manifest's columns; one that is called like ours, or like a risk, is called manifest_..."""
+    header, taken = list(own), {name.casefold() for name in own}
+    for name in columns:
+        while name.casefold() in taken or name.casefold().startswith("risk_"):  # evaluate takes these for ours
+            name = f"manifest_{name}"
+        header.append(name)
+        taken.add(name.casefold())
+    return header
+
+
+def _of(case: Case, names: Iterable[str]) -> list:
+    return [getattr(case, name) for name in names]
 
 
 def _several_segments(cases: Iterable[Case]) -> bool:
@@ -230,6 +292,12 @@ def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -
         *interval_at(p, EIGHTEEN_MONTHS_DAYS),
         covariates_text(p),
     ]
+
+
+def curve_rows(p: Prediction) -> list[list]:
+    """Its rows of curves.csv without the patient: days, S, low and high end of its interval, at each interval edge."""
+    interval = interval_curve_at(p, p.time_days)
+    return [[plain(value) for value in point] for point in zip(p.time_days, p.survival, *interval)]
 
 
 # --- For the panel and for Slicer without a window -----------------------------------------------------------

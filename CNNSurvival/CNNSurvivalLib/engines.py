@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple, Optional, Sequence
 import numpy as np
 
 from .bundle import Bundle
-from .errors import CNNSurvivalError
+from .errors import CNNSurvivalError, UsageError
 from .hazards import hazards_from_logits
 from .network import BATCH_NORM_EPSILON, GREY_SCALE, POOLS, import_torch, network_from_weights, network_input
 
@@ -216,7 +216,7 @@ class NumpyEngine(Engine):
 
 
 class TorchEngine(Engine):
-    """The plain network in PyTorch."""
+    """The plain network in PyTorch. device: where it runs, such as "cpu" or "cuda:0"."""
 
     name = "torch"
     _BATCH = 16  # slices at once: enough to fill a CPU, little enough to cancel soon
@@ -226,16 +226,22 @@ class TorchEngine(Engine):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self._network = network_from_weights(weights).to(device)
+            torch.zeros(1, device=device).cpu()  # a device without memory ("meta") fails here
         except (RuntimeError, AssertionError) as error:
-            raise CNNSurvivalError(f"PyTorch cannot use the device '{device}' here; choose 'cpu'.") from error
-        self._torch, self._device = torch, device
+            known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+            raise UsageError(
+                f"PyTorch cannot use the device '{device}' here; choose one of {', '.join(known)}."
+            ) from error
+        self._torch, self.device = torch, device
         self.description = f"torch {torch.__version__} on {device}"
 
     def hazards(self, images: np.ndarray, progress: Optional[Callable[[float], None]] = None) -> np.ndarray:
         logits = []
-        with self._torch.inference_mode():
+        cudnn = self._torch.backends.cudnn
+        # TensorFloat-32, the default on newer GPUs, has 10 bits for a product: too few for the curve of the CPU.
+        with self._torch.inference_mode(), cudnn.flags(cudnn.enabled, deterministic=True, allow_tf32=False):
             for start in range(0, len(images), self._BATCH):
-                batch = network_input(images[start : start + self._BATCH]).to(self._device)
+                batch = network_input(images[start : start + self._BATCH]).to(self.device)
                 logits.append(self._network(batch).cpu().numpy())
                 if progress is not None:
                     progress(min(1.0, (start + self._BATCH) / len(images)))

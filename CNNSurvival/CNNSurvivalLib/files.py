@@ -21,11 +21,12 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode: str = "w", newline: str | None = "") -> Iterator:
+def atomic_write(path, mode: str = "w", newline: str | None = "", to_disk: bool = True) -> Iterator:
     """Open a temporary sibling of ``path`` for writing; rename it to ``path`` when the block succeeds.
 
-    ``mode`` is "w" (UTF-8 text) or "wb". An exception inside the block removes the temporary file and
-    leaves an older ``path`` as it was. Raises CNNSurvivalError where the file system refuses.
+    ``mode`` is "w" (UTF-8 text) or "wb". Without ``to_disk`` the file may be damaged by a power cut (not by the end of
+    this process): for what its reader checks and can make again. An exception inside the block removes the temporary
+    file and leaves an older ``path`` as it was. Raises CNNSurvivalError where the file system refuses.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": newline}
@@ -39,7 +40,8 @@ def atomic_write(path, mode: str = "w", newline: str | None = "") -> Iterator:
         with os.fdopen(handle, mode, **text) as stream:  # type: ignore[call-overload]
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if to_disk:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -2,9 +2,9 @@
 
     Slicer --no-main-window --no-splash --python-script CNNSurvivalLib/headless.py --manifest cases.csv --output DIR
 
-Gives the same files (predictions.csv, failures.csv) and exit codes: 0 done, 1 the input cannot be used, 2 the command
-must be changed, 3 some cases failed. Needs nothing but what Slicer ships; before Slicer 5.12 DICOM SEG needs
-highdicom besides. The module need not be on Slicer's module path: this file finds its library by its own place.
+Gives the same files (predictions.csv, curves.csv, failures.csv) and exit codes: 0 done, 1 the input cannot be used, 2
+the command must be changed, 3 some cases failed. Needs nothing but what Slicer ships; before Slicer 5.12 DICOM SEG
+needs highdicom besides. The module need not be on Slicer's module path: this file finds its library by its own place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments=None) -> int:
 
 def _run(options) -> int:
     from CNNSurvivalLib.api import load_model
-    from CNNSurvivalLib.batch import cases_of, predict_case, run_batch, sentence, write_tables
+    from CNNSurvivalLib.batch import carried_columns, cases_of, predict_case, run_batch, sentence, write_tables
     from CNNSurvivalLib.engines import create_engine
     from CNNSurvivalLib.errors import DONE, SOME_FAILED
     from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
@@ -42,6 +42,7 @@ def _run(options) -> int:
         print(bundle.licence_notice, file=sys.stderr, flush=True)
     engine = create_engine("numpy", bundle)
     cases = cases_of("manifest", options.manifest) if options.manifest else cases_of("folder", options.folder)
+    columns = carried_columns(cases, log=lambda text: print(text, file=sys.stderr, flush=True))
     changes = {"min_roi_px": options.min_roi, "max_slices": options.max_slices, "lesions": options.lesions,
                "force": options.force, "covariates": dict(options.covariate)}  # fmt: skip
 
@@ -51,7 +52,7 @@ def _run(options) -> int:
     outcomes, stopped = run_batch(
         cases, lambda case, progress: predict_case(case, bundle, engine, progress, **changes), log
     )
-    failed = write_tables(options.output, outcomes)
+    failed = write_tables(options.output, outcomes, columns)
     default = "" if options.population else " (the model's default)"
     print(f"Population: {bundle.population.title}{default}", flush=True)
     print(f"{sentence(outcomes, stopped, options.output)}\n{RESEARCH_USE_ONLY}", flush=True)
@@ -68,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
                        "relative to it")  # fmt: skip
     cases.add_argument("--folder", metavar="FOLDER", help="a folder with a sub-folder for each patient, or with pairs "
                        "of files")  # fmt: skip
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="gets predictions.csv and failures.csv")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="gets predictions.csv, curves.csv, "
+                        "failures.csv")  # fmt: skip
     parser.add_argument("--model", metavar="MODEL", help="a model's folder, or the id of one that ships (default: the "
                         "model that ships as the default)")  # fmt: skip
     parser.add_argument("--min-roi", type=_whole_number, metavar="PX", help="as in cnn-survival predict")

@@ -11,6 +11,7 @@ A population is an entry of ``populations`` in bundle.json (``docs/formats.md``)
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Mapping, Optional
 
@@ -68,7 +69,8 @@ class Covariate:
                     return float(value)
             raise UsageError(f"The {self.label} '{text}' is unknown; give one of {', '.join(self.choices)}.")
         try:
-            value = float(text.rstrip("yYjJ"))  # DICOM writes an age of 63 years as 063Y
+            # DICOM writes an age of 63 years as 063Y, and half of Europe 63.5 as 63,5
+            value = float(re.sub(r"^([^.,]*),(\d{1,2})$", r"\1.\2", text.rstrip("yYjJ")))
         except ValueError:
             value = math.nan
         if not self.low <= value <= self.high:

@@ -386,7 +386,7 @@ class SelfTest:
             ui.predictButton.click()
             slicer.app.processEvents()
             self.assertTrue(ui.inputsCollapsibleButton.collapsed)
-            self.assertEqual(ui.inputsCollapsibleButton.text, "CT and tumour: CT, GTVp")
+            self.assertEqual(ui.inputsCollapsibleButton.text, "CT and tumour: CT, Contours, GTVp")
             parts = (ui.predictButton, ui.sentenceFrame, ui.curveFrame, ui.summaryTable, widget.tabs.bar, ui.slicesTab)
             tops = [part.mapTo(widget.parent, qt.QPoint(0, 0)).y() for part in parts]
             self.assertEqual(tops, sorted(tops))
@@ -543,6 +543,178 @@ class SelfTest:
         widget.ui.predictButton.click()
         self.assertTrue(widget.ui.staleLabel.isHidden())
 
+    def test_changesOfOtherSegmentsAndSettings(self):
+        import numpy as np
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)  # one labelmap, as Slicer draws them
+        widget.initializeParameterNode()
+        widget.ui.predictButton.click()
+        lung = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "Lung", volume)
+        lung[12:] = 0
+        slicer.util.updateSegmentBinaryLabelmapFromArray(lung.astype(np.uint8), segmentation, "Lung", volume)
+        widget.enter()
+        self.assertTrue(widget.ui.staleLabel.isHidden(), "another segment was drawn in")
+        before = widget.ui.maximumSlicesSpinBox.value
+        widget.ui.maximumSlicesSpinBox.value = 2
+        self.assertIn(f"Made with at most {before} slices; chosen are 2.", widget.ui.staleLabel.text)
+        self.assertFalse(widget.ui.staleLabel.isHidden())
+        widget.ui.maximumSlicesSpinBox.value = before
+        self.assertTrue(widget.ui.staleLabel.isHidden())
+        widget.ui.minimumRoiSpinBox.value += 10
+        self.assertIn("minimum ROI area", widget.ui.staleLabel.text)
+
+    def test_staleMarkAndEditorComeBackWithTheScene(self):
+        import os
+        import tempfile
+
+        import numpy as np
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        with self.openTumour(widget) as tumour:
+            widget.initializeParameterNode()
+            widget.ui.predictButton.click()
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "GTVp", volume)
+            mask[12:] = 0
+            slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, "GTVp", volume)
+            with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+                path = os.path.join(folder, "scene.mrb")
+                self.assertTrue(slicer.util.saveScene(path))
+                slicer.mrmlScene.Clear()
+                widget.enter()
+                self.assertIsNone(tumour.editor.segmentationNode())
+                slicer.util.loadScene(path)
+                slicer.app.processEvents()
+            self.assertIn("The segment has changed since.", widget.ui.staleLabel.text)
+            self.assertFalse(widget.ui.staleLabel.isHidden())
+            p = widget._parameterNode
+            self.assertEqual(tumour.editor.segmentationNodeID(), p.segmentation.GetID())
+            self.assertEqual(tumour.editor.sourceVolumeNodeID(), p.volume.GetID())
+            self.assertEqual(tumour.editor.currentSegmentID(), "GTVp")
+            widget.ui.predictButton.click()
+            self.assertTrue(widget.ui.staleLabel.isHidden())
+
+    def test_anotherCtDoesNotTakeTheTumour(self):
+        import slicer
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        if slicer.util.mainWindow():
+            slicer.util.selectModule("CNNSurvival")  # the views follow only while the panel is shown
+        widget.enter()
+        try:
+            widget.ui.predictButton.click()
+            followUp = self.makeCt()
+            followUp.SetName("Follow-up")
+            slicer.app.processEvents()
+            self.assertIs(widget._parameterNode.segmentation, segmentation)
+            widget._parameterNode.volume = followUp
+            self.assertIsNone(widget._parameterNode.segmentation)
+            self.assertFalse(widget.ui.predictButton.enabled)
+            self.assertIn("draw a new tumour", widget.ui.missingLabel.text)
+            self.assertFalse(widget.ui.missingLabel.isHidden())
+            self.assertTrue(widget.ui.sampleButton.isHidden())
+            for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                self.assertEqual(view.GetBackgroundVolumeID(), followUp.GetID())
+            widget.enter()
+            self.assertIsNone(widget._parameterNode.segmentation)
+            widget._parameterNode.segmentation, widget._parameterNode.segmentId = segmentation, "GTVp"
+            widget.ui.predictButton.click()
+            self.assertIn("was drawn on 'CT', not on 'Follow-up'", widget.ui.warningsLabel.text)
+            widget._parameterNode.volume = None
+            self.assertTrue(widget.ui.sampleButton.isHidden(), "there are CTs to choose")
+            widget._parameterNode.volume = volume
+        finally:
+            widget.exit()
+            if slicer.util.mainWindow():
+                slicer.util.selectModule("Data")
+
+    def test_statusIsNotOfTheFormerInputs(self):
+        widget = self.makeWidget()
+        _volume, segmentation = self.makeCase()
+        widget.initializeParameterNode()
+        segmentation.GetSegmentation().AddEmptySegment("Empty", "Empty")
+        widget.ui.segmentSelector.setCurrentSegmentID("Empty")
+        widget.ui.predictButton.click()
+        self.assertIn("is empty", widget.ui.statusLabel.text)
+        widget.ui.segmentSelector.setCurrentSegmentID("GTVp")
+        self.assertEqual(widget.ui.statusLabel.text, "")
+        widget.ui.predictButton.click()
+        table = widget.ui.slicesTable
+        import qt
+
+        for row in range(table.rowCount):
+            table.item(row, 0).setCheckState(qt.Qt.Unchecked)
+        self.assertIn("at least one slice", widget.ui.statusLabel.text)
+        self.assertEqual(sum(widget._prediction().used), 1)
+
+    def test_drawingInAnotherSegmentIsSaid(self):
+        widget = self.makeWidget()
+        _volume, segmentation = self.makeCase()
+        with self.openTumour(widget) as tumour:
+            widget.initializeParameterNode()
+            self.assertTrue(tumour.box.otherFrame.isHidden())
+            segmentation.GetSegmentation().AddEmptySegment("New", "New")
+            tumour.editor.setCurrentSegmentID("New")
+            self.assertFalse(tumour.box.otherFrame.isHidden())
+            self.assertEqual(tumour.box.otherLabel.text, "You draw in 'New'; Predict survival uses 'GTVp'.")
+            self.assertEqual(widget._parameterNode.segmentId, "GTVp")
+            tumour.box.useButton.click()
+            self.assertEqual(widget._parameterNode.segmentId, "New")
+            self.assertTrue(tumour.box.otherFrame.isHidden())
+            self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "New")
+
+    def test_theMapLeavesTheViewsWithItsResult(self):
+        import numpy as np
+        import slicer
+
+        from CNNSurvivalLib.mrml.explanation import write_explanation
+
+        widget = self.makeWidget()
+        volume, segmentation = self.makeCase()
+        pet = self.makeCt()
+        pet.SetName("PET")
+        widget.enter()
+        try:
+            if not slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+            view = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+            slicer.util.setSliceViewerLayers(foreground=pet, foregroundOpacity=0.3)
+            widget._parameterNode.volume, widget._parameterNode.segmentation = volume, segmentation
+            widget._parameterNode.segmentId = "GTVp"
+            widget.ui.predictButton.click()
+            values = np.ones(slicer.util.arrayFromVolume(volume).shape)
+            node = write_explanation(slicer.mrmlScene, volume, values, widget._result(), "All raises it.")
+            widget.initializeParameterNode()
+            box = widget.ui.showExplanationCheckBox
+            self.assertEqual((box.enabled, box.checked), (True, False))
+            box.checked = True
+            self.assertEqual(view.GetForegroundVolumeID(), node.GetID())
+            self.assertEqual(widget.ui.explanationLabel.text, "All raises it.")
+            view.SetForegroundVolumeID(None)
+            for other in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                other.SetForegroundVolumeID(None)
+            widget.initializeParameterNode()
+            self.assertFalse(box.checked, "the user took it out of the views")
+            slicer.util.setSliceViewerLayers(foreground=pet, foregroundOpacity=0.3)
+            box.checked = True
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, "GTVp", volume)
+            mask[12:] = 0
+            slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, "GTVp", volume)
+            widget.enter()
+            self.assertIn("out of date", widget.ui.explanationLabel.text)
+            self.assertEqual(view.GetForegroundVolumeID(), node.GetID())
+            widget.ui.predictButton.click()
+            self.assertEqual(view.GetForegroundVolumeID(), pet.GetID(), "the foreground from before")
+            self.assertAlmostEqual(view.GetForegroundOpacity(), 0.3)
+            self.assertEqual((box.enabled, box.checked), (False, False))
+        finally:
+            widget.exit()
+
     def test_compareTwoSegments(self):
         import slicer
 
@@ -569,11 +741,13 @@ class SelfTest:
         widget = self.makeWidget()
         volume, segmentation = widget.logic.loadSample()
         widget.initializeParameterNode()
+        if not slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):  # without a window
+            slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
         widget._parameterNode.modelId = "nsclc-zhang2020-1.0"
         widget.ui.maximumSlicesSpinBox.value = 2
         widget.ui.predictButton.click()
         widget.ui.explainButton.click()
-        self.assertIn("percentage points", widget.ui.statusLabel.text)
+        self.assertIn("percentage points", widget.ui.explanationLabel.text)
         self.assertTrue(widget.ui.showExplanationCheckBox.checked)
         node = find_explanation(slicer.mrmlScene, widget._result())
         values = slicer.util.arrayFromVolume(node)
@@ -597,14 +771,17 @@ class SelfTest:
             widget.ui.exportDirectoryButton.directory = folder
             widget.ui.sceneCheckBox.checked = True
             widget.ui.exportButton.click()
-            found = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)}
+            below = os.path.join(folder, "CT_GTVp")
+            found = {name: os.path.getsize(os.path.join(below, name)) for name in os.listdir(below)}
+            widget.ui.sceneCheckBox.checked = False
+            widget.ui.exportButton.click()
+            self.assertEqual(set(os.listdir(folder)), {"CT_GTVp", "CT_GTVp-2"}, "nothing is overwritten")
         self.assertIn("Written to", widget.ui.statusLabel.text)
         expected = {"report.pdf", "survival_curve.png", "survival_curve.csv", "horizons.csv", "slices.csv",
                     "prediction.json", "scene.mrb"}  # fmt: skip
         self.assertEqual(set(found), expected)
         self.assertGreater(min(found.values()), 100)
         self.assertGreater(found["survival_curve.png"], 10000)
-        widget.ui.sceneCheckBox.checked = False
 
     def writeDicom(self, volume, folder):
         """The CT as DICOM files of a made-up patient, in the patient's place."""
@@ -680,7 +857,7 @@ class SelfTest:
                 widget.ui.exportButton.click()
                 widget.ui.dicomCheckBox.checked = False
                 self.assertIn("report.dcm", widget.ui.statusLabel.text)
-                below = os.path.join(output, "dicom")
+                below = os.path.join(output, os.listdir(output)[0], "dicom")
                 found = database.seriesForStudy(study)
                 modalities = sorted(
                     database.instanceValue(database.instancesForSeries(uid)[0], "0008,0060") for uid in found
@@ -690,6 +867,16 @@ class SelfTest:
                 self.assertEqual(names, {"Test^Anna"})
                 for modality in ("CT", "DOC", "OT"):
                     self.assertIn(modality, modalities)
+
+                def fail():
+                    raise ValueError("the disk is full")
+
+                other = os.path.join(folder, "other")
+                shown = (widget.export._inputs()[1], widget.export._prediction())
+                with self.assertRaises(ValueError):
+                    widget.logic.exportDicom(volume, *shown, other, database=True, others=fail)
+                self.assertFalse(os.path.exists(other))
+                self.assertEqual(len(database.seriesForStudy(study)), len(found))
             slicer.mrmlScene.Clear()
 
     def test_batchOfTheScene(self):
@@ -709,7 +896,7 @@ class SelfTest:
             widget.ui.batchSourceComboBox.currentIndex = 0
             widget.ui.batchDirectoryButton.directory = folder
             widget.ui.batchButton.click()
-            self.assertEqual(set(os.listdir(folder)), {"predictions.csv", "failures.csv"})
+            self.assertEqual(set(os.listdir(folder)), {"predictions.csv", "curves.csv", "failures.csv"})
         self.assertIn("1 of 2 cases predicted", widget.ui.statusLabel.text)
         self.assertEqual(widget.ui.batchTable.rowCount, 2)
         self.assertEqual(widget.ui.batchTable.item(0, 0).text(), "CT")
@@ -773,7 +960,10 @@ class SelfTest:
                 combo.setCurrentIndex(1)
                 self.assertEqual(widget._parameterNode.population, "there")
                 self.assertEqual(set(widget.patient._edits), {"n_stage"})
-                self.assertIn("another model or population", widget.ui.staleLabel.text)
+                self.assertEqual(
+                    widget.ui.staleLabel.text,
+                    "Made for 'Patients from here'; chosen is 'Patients from there'. Predict again.",
+                )
                 self.assertFalse(widget.ui.staleLabel.isHidden())
                 self.assertEqual(self.curve(widget), here)
                 widget.ui.predictButton.click()
@@ -980,7 +1170,7 @@ class SelfTest:
             self.assertFalse(tumour.box.newTumourButton.enabled)
             volume = self.makeCt()
             widget.initializeParameterNode()
-            self.assertIn("No segmentation is chosen", tumour.box.tumourLabel.text)
+            self.assertIn("draw a new tumour", widget.ui.missingLabel.text)
             self.assertFalse(widget.ui.predictButton.enabled)
             tumour.box.newTumourButton.click()
             tumour.box.newTumourButton.click()  # nothing is drawn yet, so no other is made
@@ -988,7 +1178,8 @@ class SelfTest:
             segmentation = widget._parameterNode.segmentation
             self.assertEqual(widget.ui.segmentSelector.currentNodeID(), segmentation.GetID())
             self.assertEqual(widget.ui.segmentSelector.currentSegmentID(), "Tumour")
-            self.assertEqual(tumour.box.tumourLabel.text, "")
+            self.assertTrue(widget.ui.missingLabel.isHidden())
+            self.assertTrue(widget.ui.inputsCollapsibleButton.collapsed, "room for the editor")
             self.assertEqual(tumour.editor.segmentationNodeID(), segmentation.GetID())
             self.assertEqual(tumour.editor.sourceVolumeNodeID(), volume.GetID())
             self.assertEqual(tumour.editor.currentSegmentID(), "Tumour")
@@ -1015,6 +1206,9 @@ class SelfTest:
             tumour.editor.undo()
             self.assertEqual(self.drawn(widget), drawn)
             self.assertFalse(widget.ui.staleLabel.isHidden(), "stale as soon as it is undone")
+            tumour.editor.redo()
+            self.assertTrue(widget.ui.staleLabel.isHidden(), "the result is of this segment again")
+            tumour.editor.undo()
             widget.ui.predictButton.click()
             self.assertEqual(self.curve(widget), curve)
             tumour.editor.redo()
@@ -1121,7 +1315,7 @@ class SelfTest:
         both = self.curve(widget)
         combo.setCurrentIndex(1)
         self.assertEqual(widget._parameterNode.lesions, "largest")
-        self.assertIn("another choice of lesions", widget.ui.staleLabel.text)
+        self.assertEqual(widget.ui.staleLabel.text, "Made of all lesions; chosen is the largest one. Predict again.")
         widget.ui.predictButton.click()
         self.assertTrue(widget.ui.staleLabel.isHidden())
         self.assertIn("only the largest was taken", widget.ui.warningsLabel.text)

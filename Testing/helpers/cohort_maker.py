@@ -11,6 +11,7 @@ import pandas as pd
 
 from CNNSurvivalLib.slices import Preprocessing, percentile_rank_score
 from training_cli.cohort import store as layout
+from training_cli.cohort.store_files import preprocessing_info
 
 
 def make_store(folder: Path, patients: int = 24, slices: int = 3, seed: int = 0, signal: float = 1.0) -> Path:
@@ -48,7 +49,7 @@ def make_store(folder: Path, patients: int = 24, slices: int = 3, seed: int = 0,
     info = {
         "format": layout.FORMAT,
         "format_version": layout.FORMAT_VERSION,
-        "preprocessing": layout.preprocessing_info(Preprocessing()),
+        "preprocessing": preprocessing_info(Preprocessing()),
         "images_sha256": hashlib.sha256((folder / layout.IMAGES_FILE).read_bytes()).hexdigest(),
         "counts": {"patients": patients, "patients_usable": patients, "slices": len(images)},
     }

@@ -61,7 +61,7 @@ class Numbers(unittest.TestCase):
                 stream.write("patient_id,image,mask\nsample,ct.nrrd,mask.nrrd\nlost,ct.nrrd,nowhere.nrrd\n")
             output = os.path.join(folder, "out")
             self.assertEqual(headless.main(["--manifest", manifest, "--output", output]), errors.SOME_FAILED)
-            self.assertEqual(set(os.listdir(output)), {"predictions.csv", "failures.csv"})
+            self.assertEqual(set(os.listdir(output)), {"predictions.csv", "curves.csv", "failures.csv"})
             self.assertEqual(headless.main(["--manifest", "nowhere.csv", "--output", output]), errors.USAGE_ERROR)
 
 

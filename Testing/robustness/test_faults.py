@@ -78,7 +78,7 @@ def commands(images, request, tiny_bundle):
     def line(name, output):
         if name == "predict":
             return ["predict", "--manifest", images / "manifest.csv", "--details", "--model", tiny_bundle.folder,
-                    "--output", output]  # fmt: skip
+                    "--output", output, "--jobs", 1]  # fmt: skip
         if name == "prepare":
             return ["prepare", images / "manifest.csv", "--output", output]
         study = request.getfixturevalue("study")

@@ -31,7 +31,7 @@ def follow_up(table: Table, id_column: str = ID, time_column: str = TIME, event_
         "clinical table": " Rename its columns, or name them with --id-column, --time-column and --event-column.",
         "manifest": " Rename its columns, name them with --id-column, --time-column and --event-column, or give the "
         "follow-up with --clinical.",
-        "predictions": " Rename its columns, or give the follow-up with --clinical.",
+        "table of predictions": " Rename its columns, or give the follow-up with --clinical.",
     }.get(table.what, "")
     columns = [table.need(name, advice) for name in (id_column, time_column, event_column)]
     ids = one_row_each(table, columns[0])

@@ -13,16 +13,15 @@ import io
 import json
 import re
 import shutil
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
@@ -36,7 +35,8 @@ from CNNSurvivalLib.io.read import read_case
 from CNNSurvivalLib.io.tables import Table
 from CNNSurvivalLib.slices import Preprocessing, RankedSlices, extract_slices, percentile_rank_score
 
-from ..options import install_command
+from ..progress import progress, working
+from ..workers import dask_client
 from .clinical import EVENT, ID, TIME, follow_up
 from .contour_file import REFERENCES, referenced_series
 from .store import (
@@ -48,14 +48,14 @@ from .store import (
     REJECTED_FILE,
     SLICE_COLUMNS,
     SLICES_FILE,
-    STORE_FILE,
     Store,
     open_store,
-    preprocessing_info,
 )
+from .store_files import STORE_FILE, preprocessing_info
 from .tables import one_row_each, read_table, where
 
 PARTS = ".parts"
+PART_COLUMNS = ("slice_index", "area_px", "area_mm2", "mean_intensity")  # a value per slice
 PAPER_SLICES = 2500  # what the paper keeps of a cohort
 
 
@@ -94,7 +94,8 @@ def prepare(
     known = [case for case in cases if case.patient_id in outcomes.index]
     finished = _cut_all(known, preprocessing, parts, jobs, scheduler)
     rejected = problems + _unmatched(cases, problems, outcomes)
-    store = _merge(output, known, finished, outcomes, preprocessing, rejected)
+    with working("Writing the store"):
+        store = _merge(output, known, finished, outcomes, preprocessing, rejected)
     if not keep_parts:
         shutil.rmtree(parts, ignore_errors=True)
     for label, number in store.info["counts"].items():
@@ -125,7 +126,8 @@ def find_dicom_cases(root: Path, segment: str | None) -> tuple[list[Case], list[
     Returns (cases in the order of PatientID, (PatientID, reason) of patients without one clear pair).
     """
     series, contours = {}, []
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+    paths = sorted(p for p in root.rglob("*") if p.is_file())
+    for path in progress(paths, len(paths), "Reading DICOM headers", "file"):
         with contextlib.suppress(Exception):  # whatever is no DICOM file is not ours
             header = read_dataset(path, stop_before_pixels=True, specific_tags=[
                 *HEADER, "PatientID", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence",
@@ -207,7 +209,7 @@ def cut_case(case: Case, preprocessing: Preprocessing, part: Path) -> None:
     """Cut one case and write its part file, unless the file is there and its input has not changed since."""
     with contextlib.suppress(OSError):
         fingerprint = _fingerprint(case, preprocessing)
-        if part.is_file() and _read_part(part)["fingerprint"] == fingerprint:
+        if part.is_file() and _read_part(part).facts["fingerprint"] == fingerprint:
             return
     facts: dict = {"fingerprint": None, "reason": None, "roi_slices": 0, "warnings": []}
     slices: RankedSlices | None = None
@@ -221,10 +223,8 @@ def cut_case(case: Case, preprocessing: Preprocessing, part: Path) -> None:
         facts["reason"] = str(error)
     except Exception as error:  # a fault of ours, or no memory: this case's, not the cohort's
         facts["reason"] = f"Unexpected error ({type(error).__name__}: {error})."
-    arrays = {} if slices is None else {
-        name: getattr(slices, name) for name in ("images", "slice_index", "area_px", "area_mm2", "mean_intensity")
-    }  # fmt: skip
-    with atomic_write(part, "wb") as stream:
+    arrays = {} if slices is None else {name: getattr(slices, name) for name in ("images", *PART_COLUMNS)}
+    with atomic_write(part, "wb", to_disk=False) as stream:  # what a power cut damages is cut anew: see _read_part
         np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
 
 
@@ -256,15 +256,25 @@ def _fingerprint(case: Case, preprocessing: Preprocessing) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_part(part: Path) -> dict:
-    """The facts of a part; no fingerprint where it is not whole."""
+class _Part(NamedTuple):
+    """A part without its images. facts: no fingerprint where the part is not whole. table: a column per entry."""
+
+    facts: dict
+    table: dict
+
+
+def _read_part(part: Path, images: bool = True) -> _Part:
+    """Without ``images`` these are not read, and so not checked."""
     try:
         with part.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in arrays.files}  # all of it, as the archive checks what is read
-        return json.loads(content["facts"].tobytes())
+            # All of it, as the archive checks what is read.
+            content = {name: arrays[name] for name in arrays.files if images or name != "images"}
+        facts = json.loads(content.pop("facts").tobytes())
+        content.pop("images", None)
+        return _Part(facts, content)
     except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, RuntimeError, zlib.error,
             zipfile.BadZipFile):  # fmt: skip
-        return {"fingerprint": None}
+        return _Part({"fingerprint": None}, {})
 
 
 def _part_path(parts: Path, case: Case) -> Path:
@@ -276,7 +286,7 @@ def _cut_all(cases, preprocessing, parts: Path, jobs: int, scheduler: str | None
     work = _on_dask(cases, preprocessing, paths, scheduler) if scheduler else _on_joblib(
         cases, preprocessing, paths, jobs
     )  # fmt: skip
-    for _ in tqdm(work, total=len(cases), desc="Cutting slices", unit="case", file=sys.stderr, disable=None):
+    for _ in progress(work, len(cases), "Cutting slices"):
         pass
     return paths
 
@@ -290,19 +300,12 @@ def _on_joblib(cases, preprocessing, paths, jobs: int) -> Iterator:
 
 def _on_dask(cases, preprocessing, paths, scheduler: str) -> Iterator:
     """The workers must see the same folders under the same names."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise UsageError(
-            f"Dask is not installed here; run {install_command('cluster')}, or leave out --scheduler."
-        ) from error
-    try:
-        client = Client(scheduler, timeout=20)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"There is no Dask scheduler at '{scheduler}' ({error}); check the address.") from error
-    with client:
+    with dask_client(scheduler) as client:
+        from distributed import as_completed
+
         absolute = [path.resolve() for path in paths]
-        futures = client.map(cut_case, cases, [preprocessing] * len(cases), absolute, pure=False)
+        here = [replace(case, folder=Path.cwd() / (case.folder or "")) for case in cases]
+        futures = client.map(cut_case, here, [preprocessing] * len(cases), absolute, pure=False)
         for future in as_completed(futures):
             yield future.result()
 
@@ -313,14 +316,15 @@ def _on_dask(cases, preprocessing, paths, scheduler: str) -> Iterator:
 def _merge(output: Path, cases, parts, outcomes, preprocessing, rejected) -> Store:
     """Put the parts together, a case at a time."""
     (output / STORE_FILE).unlink(missing_ok=True)  # from here on until the end, the folder is no store
-    facts = [_read_part(part) for part in parts]
+    read = [_read_part(part, images=False) for part in parts]  # _write_images reads these
+    facts = [part.facts for part in read]
     rejected = rejected + [(case.patient_id, f["reason"]) for case, f in zip(cases, facts) if f["reason"]]
     usable = [(case, part, f) for case, part, f in zip(cases, parts, facts) if not f["reason"]]
     write_csv(output / REJECTED_FILE, ("patient_id", "reason"), rejected)
     if not usable:
         reason = f" The first reason is: {rejected[0][1]}" if rejected else ""
         raise CNNSurvivalError(f"No patient has a usable slice; '{output / REJECTED_FILE}' says why.{reason}")
-    slices = _slice_table(usable, outcomes)
+    slices = _slice_table(cases, read, outcomes)
     digest = _write_images(output / IMAGES_FILE, [part for _, part, _ in usable], len(slices), preprocessing.crop_px)
     patients = _patient_table(usable, slices, outcomes)
     write_csv(output / SLICES_FILE, SLICE_COLUMNS, slices.itertuples(index=False))
@@ -346,15 +350,15 @@ def _merge(output: Path, cases, parts, outcomes, preprocessing, rejected) -> Sto
     return open_store(output)
 
 
-def _slice_table(usable, outcomes: pd.DataFrame) -> pd.DataFrame:
-    tables = []
-    for case, part, _ in usable:
-        with np.load(part, allow_pickle=False) as arrays:
-            table = pd.DataFrame({n: arrays[n] for n in ("slice_index", "area_px", "area_mm2", "mean_intensity")})
-        tables.append(table.assign(**{ID: case.patient_id, "patient_rank": np.arange(1, len(table) + 1),
-                                      TIME: outcomes.loc[case.patient_id, TIME],
-                                      EVENT: outcomes.loc[case.patient_id, EVENT]}))  # fmt: skip
-    slices = pd.concat(tables, ignore_index=True)
+def _slice_table(cases, parts: list[_Part], outcomes: pd.DataFrame) -> pd.DataFrame:
+    usable = [(case.patient_id, part.table) for case, part in zip(cases, parts) if not part.facts["reason"]]
+    counts = [len(table["slice_index"]) for _, table in usable]
+    patients = np.repeat([patient for patient, _ in usable], counts)
+    slices = pd.DataFrame({name: np.concatenate([table[name] for _, table in usable]) for name in PART_COLUMNS})
+    slices[ID] = patients
+    slices["patient_rank"] = np.concatenate([np.arange(1, count + 1) for count in counts])
+    for name in (TIME, EVENT):
+        slices[name] = outcomes[name].reindex(patients).to_numpy()
     slices["cohort_score"] = percentile_rank_score(slices["area_px"], slices["mean_intensity"])[0]
     order = np.argsort(-slices["cohort_score"].to_numpy(), kind="stable")
     slices.loc[order, "cohort_rank"] = np.arange(1, len(slices) + 1)

@@ -8,7 +8,6 @@ exponential, local binary pattern and Laplacian of Gaussian: 14 + 16 x 93 = 1,50
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import write_csv
 from CNNSurvivalLib.io.read import read_case
 
 from ..options import install_command
+from ..progress import progress
 from .store import Store
 
 VOXEL_MM = 1.0
@@ -46,27 +45,56 @@ IMAGE_TYPES = {
     "LBP2D": {"binWidth": 1},  # its values are 0 to 9
     "LoG": {"sigma": [2.0]},  # mm
 }
-BATCH = 8  # cases between two writes of the cache
+KEPT_EVERY = 8  # cases between two writes of the cache
 
 
 def cohort_features(store: Store, cache, jobs: int = 1, log: Callable[[str], None] = print) -> pd.DataFrame:
     """The features of a store's patients, by patient_id; patients whose features cannot be computed are left out.
 
-    cache: a CSV file that keeps what was computed, so that a run that was stopped continues.
+    cache: a CSV file that keeps what was computed, so that a run that was stopped continues. jobs: cases at once; the
+    largest tumours come first, so that none is left for one process at the end. The features do not depend on it.
     Raises UsageError where PyRadiomics is not installed.
     """
     _check_installed()
     cache = Path(cache)
     done = _read_cache(cache)
-    waiting = [patient for patient in store.patient_ids if patient not in done.index]
-    with tqdm(total=len(waiting), desc="Radiomics", unit="case", file=sys.stderr, disable=None) as bar:
-        for start in range(0, len(waiting), BATCH * jobs):
-            batch = waiting[start : start + BATCH * jobs]
-            done = pd.concat([done, _features_of(store, batch, jobs, log)])
-            done.index.name = "patient_id"
-            write_csv(cache, ["patient_id", *done.columns], done.reset_index().itertuples(index=False))
-            bar.update(len(batch))
+    waiting = store.patients[~store.patients.index.isin(done.index)]
+    waiting = waiting.sort_values("volume_cc", ascending=False, kind="stable")
+    fresh: dict[str, dict] = {}
+    found = progress(_each(waiting, jobs), len(waiting), "Radiomics")
+    for number, (patient, features) in enumerate(found, 1):
+        if isinstance(features, str):
+            log(f"{patient}: {features}")
+        else:
+            fresh[patient] = features
+        if number % KEPT_EVERY == 0 or number == len(waiting):
+            done = _kept(cache, done, fresh, store.patient_ids)
+            fresh = {}
     return done.loc[[patient for patient in store.patient_ids if patient in done.index]]
+
+
+def _each(table: pd.DataFrame, jobs: int):
+    """(patient, features or why there are none) of every row of a store's patients, as they are ready."""
+    from joblib import Parallel, delayed, parallel_config
+
+    segments = [s if isinstance(s, str) and s else None for s in table["segment"]]
+    cases = zip(table.index, table["image"], table["mask"], segments)
+    with parallel_config("loky", inner_max_num_threads=1 if jobs > 1 else None):
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_named)(*case) for case in cases)
+
+
+def _named(patient: str, image, mask, segment) -> tuple[str, dict[str, float] | str]:
+    return patient, _features_or_reason(image, mask, segment)
+
+
+def _kept(cache: Path, done: pd.DataFrame, fresh: dict[str, dict], order: list[str]) -> pd.DataFrame:
+    """Add features to the cache: those of other stores first, then these patients, in whatever order they came."""
+    done = pd.concat([done, pd.DataFrame.from_dict(fresh, orient="index")])
+    here = [patient for patient in order if patient in done.index]
+    done = done.loc[[*done.index.difference(here, sort=False), *here]]
+    done.index.name = "patient_id"
+    write_csv(cache, ["patient_id", *done.columns], done.reset_index().itertuples(index=False))
+    return done
 
 
 def _read_cache(cache: Path) -> pd.DataFrame:
@@ -110,23 +138,6 @@ def _images(case) -> tuple[sitk.Image, sitk.Image]:
         image.SetSpacing([float(value) for value in spacing])
         images.append(image)
     return images[0], images[1]
-
-
-def _features_of(store: Store, patients: list[str], jobs: int, log) -> pd.DataFrame:
-    from joblib import Parallel, delayed
-
-    table = store.patients.loc[patients]
-    segments = [s if isinstance(s, str) and s else None for s in table["segment"]]
-    found = Parallel(n_jobs=jobs)(
-        delayed(_features_or_reason)(*case) for case in zip(table["image"], table["mask"], segments)
-    )
-    rows = {}
-    for patient, features in zip(patients, found):
-        if isinstance(features, str):
-            log(f"{patient}: {features}")
-        else:
-            rows[patient] = features
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _features_or_reason(image, mask, segment) -> dict[str, float] | str:

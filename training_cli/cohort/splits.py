@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from CNNSurvivalLib.errors import UsageError, existing
 
@@ -14,6 +13,8 @@ from .store import Store, open_store
 def split_patients(patient_ids, event, first: int, seed: int) -> tuple[list[str], list[str]]:
     """Two lists of patients, the first of ``first`` patients, both in the given order and with as many deaths in
     proportion. Raises UsageError where there are too few patients for it."""
+    from sklearn.model_selection import train_test_split  # here, as its import takes a second
+
     patient_ids, event = np.asarray(patient_ids), np.asarray(event).astype(int)
     try:
         one, two = train_test_split(np.arange(len(event)), train_size=first, stratify=event, random_state=seed)
@@ -26,6 +27,8 @@ def split_patients(patient_ids, event, first: int, seed: int) -> tuple[list[str]
 
 def stratified_folds(event, folds: int, seed: int) -> np.ndarray:
     """The fold of each patient, int [n]. Raises UsageError for fewer deaths or survivors than folds."""
+    from sklearn.model_selection import StratifiedKFold
+
     event = np.asarray(event).astype(int)
     smaller = min(event.sum(), len(event) - event.sum())
     if smaller < folds:

@@ -14,7 +14,7 @@ store.json is written last: a folder without it is not a store.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,11 +25,11 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import unescape_csv
 from CNNSurvivalLib.slices import Preprocessing, percentile_rank_score
 
+from .store_files import STORE_FILE, check_store
+
 FORMAT = "cnn-survival-store"
 FORMAT_VERSION = 1
-STORE_FILE, IMAGES_FILE, SLICES_FILE, PATIENTS_FILE, REJECTED_FILE = (
-    "store.json", "slices.npy", "slices.csv", "patients.csv", "rejected.csv",
-)  # fmt: skip
+IMAGES_FILE, SLICES_FILE, PATIENTS_FILE, REJECTED_FILE = "slices.npy", "slices.csv", "patients.csv", "rejected.csv"
 
 # patient_rank: 1 = the patient's best slice. cohort_rank: 1 = the best of the cohort (the mean of the
 # percentile ranks of area and mean intensity; ties in the order of the rows). slice_index: along the axis of the
@@ -115,9 +115,7 @@ class Store:
 
 def open_store(folder) -> Store:
     """Open a store. Raises UsageError for a folder that is not a store, CNNSurvivalError for a damaged one."""
-    folder = Path(folder)
-    if not (folder / STORE_FILE).is_file():
-        raise UsageError(f"'{folder}' is not a store (it has no {STORE_FILE}); make one with 'cnn-survival prepare'.")
+    folder = check_store(folder)
     try:
         info = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
         images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
@@ -144,8 +142,3 @@ def _read_csv(path: Path, **options) -> pd.DataFrame:
     table = pd.read_csv(path, **options)
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     return table.assign(**{name: table[name].map(unescape_csv, na_action="ignore") for name in texts})
-
-
-def preprocessing_info(preprocessing: Preprocessing) -> dict:
-    """The Preprocessing as store.json holds it."""
-    return {**asdict(preprocessing), "hu_window": list(preprocessing.hu_window)}

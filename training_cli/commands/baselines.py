@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..options import BASELINES, DONE, add_command, days, whole_number
-from .store_options import add_part_options, check_part_options, open_part
+from ..options import BASELINES, DONE, add_command, days, usual_jobs, whole_number
+from .store_options import add_part_options, check_part_options, check_stores, open_part
 
 DESCRIPTION = """\
 Fit what the network is compared with, and predict other patients with it.
@@ -34,7 +34,8 @@ def add_baselines(commands) -> None:
                          "a bundle, or the id of a model that ships")  # fmt: skip
     command.add_argument("--models", type=_models, default=BASELINES, metavar="NAME,NAME", help="which (default: all)")
     command.add_argument("--horizons", type=days, default=[547.875], metavar="DAYS,DAYS", help="default 547.875")
-    command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="cases at once, for radiomics")
+    command.add_argument("--jobs", type=whole_number, metavar="N", help="cases at once, for radiomics "
+                         "(default: as many as there are cores)")  # fmt: skip
     command.add_argument("--seed", type=int, default=2020, metavar="N", help="of the folds (default 2020)")
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go")
 
@@ -42,13 +43,24 @@ def add_baselines(commands) -> None:
 def _run(options) -> int:
     for part in ("train", "test"):
         check_part_options(options, part)
-    from ..evaluation import baselines
-    from ..training.runs import load_network
+    check_stores(options, "train", "test")
+    from threadpoolctl import threadpool_limits
 
-    stores = [open_part(options, part, part) for part in ("train", "test")]
+    with threadpool_limits(1, "blas"):  # the same numbers to the last bit on any number of cores
+        return _baselines(options)
+
+
+def _baselines(options) -> int:
+    from ..training.runs import check_same_preprocessing, load_network
+
     network = load_network(options.network) if options.network else None
+    stores = [open_part(options, part, part) for part in ("train", "test")]
+    for store in stores if network else ():
+        check_same_preprocessing(network, store)
+    from ..evaluation import baselines
+
     fitted = baselines.run(
-        *stores, options.output, network, options.models, options.horizons, options.seed, options.jobs
+        *stores, options.output, network, options.models, options.horizons, options.seed, options.jobs or usual_jobs()
     )
     for name, model in fitted.items():
         print(f"{name}: {len(model.coefficients)} of {len(model.columns)} features")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..options import DONE, add_command, whole_number
-from .store_options import check_part_options, open_part
+from .store_options import check_part_options, check_stores, open_part
 from .training_options import (
     PRETRAINING_EPOCHS,
     add_departures,
@@ -37,6 +37,7 @@ def add_crossvalidate(commands) -> None:
 
 def _run(options) -> int:
     check_part_options(options)
+    check_stores(options, "store")
     from ..evaluation import crossvalidation
 
     store = open_part(options)

@@ -52,7 +52,9 @@ def _run(options) -> int:
         return DONE
     folder = download.fetch(options.collection, options.output, options.endpoint, **arguments)
     clinical = _follow_up(folder, options.collection)
-    print(f"Next: cnn-survival prepare {folder / 'selection.csv'} --clinical {clinical} --output STORE")
+    print(f"Next: cnn-survival prepare {folder / 'selection.csv'} --clinical {clinical} --like lung-head-neck "
+          "--output STORE")  # fmt: skip
+    print("(--like NETWORK is for what you fine-tune, recalibrate or score; leave it out to train a network anew.)")
     return DONE
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from CNNSurvivalLib.errors import existing
+
 from ..options import DONE, add_command, count, days
-from .store_options import add_part_options, check_part_options, open_part
+from .store_options import add_part_options, check_part_options, check_stores, open_part
 
 DESCRIPTION = """\
 Score predicted risks against the patients' follow-up.
@@ -80,6 +83,14 @@ def _run(options) -> int:
     if options.clinical and options.predictions is None:
         options.parser.error("--clinical goes with --predictions")
     check_part_options(options)
+    check_stores(options, "store")
+    for path, what in ((options.predictions, "predictions"), (options.clinical, "clinical table")):
+        if path is not None:
+            existing(path, what)
+    if options.model is not None:
+        from ..training.runs import network_for
+
+        network_for(options.model, options.population)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):  # the same numbers to the last bit on any number of cores
@@ -143,4 +154,7 @@ def _shuffle_voxels(options, table, horizons) -> None:
 
 
 def _print(table) -> None:
-    print(table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.4g}"))
+    """One format for each column: days as they are, the rest with four decimals."""
+    days = {"horizon_days": lambda value: f"{value:g}"}
+    text = table.to_string(index=False, na_rep="-", formatters=days, float_format=lambda value: f"{value:.4f}")
+    print(re.sub(r"-(0\.0+)\b", r" \1", text))

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..options import DONE, EXIT_CODES, add_command, print_table, whole_number
-from .store_options import add_part_options, check_part_options, open_part
+from .store_options import add_part_options, check_part_options, check_stores, open_part
 
 DESCRIPTION = """\
 Make a finished training into a model that others can use.
 
 A bundle, for 'cnn-survival predict' and for 3D Slicer:
 
-    cnn-survival export NETWORK --store STORE --card card.toml --name nsclc --title "Lung cancer" --output FOLDER
+    cnn-survival export NETWORK --store STORE --name nsclc --title "Lung cancer" --output FOLDER
 
 FOLDER gets the weights, bundle.json (everything about the model) and MODEL_CARD.md (the same, to read). Numbers of
 patients and deaths, the Kaplan-Meier curve of the cohort and its predicted risks come from NETWORK and STORE, the
-metrics from what 'cnn-survival evaluate' wrote. What no file can know, such as disease, treatment and licence, you
-write into card.toml; below is what it holds.
+metrics from what 'cnn-survival evaluate' wrote. What no file can know, such as disease, treatment and licence, is in
+the card, a TOML file. Where there is none, the command writes FOLDER-card.toml for you to complete, with what is known
+from the model that NETWORK was fine-tuned from; then give the command again. Below is what a card holds.
 
 For other software, from the folder of a finished training or of a bundle, or the id of a model that ships:
 
@@ -27,7 +28,7 @@ Each file is read back and compared with the network before it is written.
 """
 
 CARD_EXAMPLE = """\
-card.toml:
+the card:
   disease = "Non-small cell lung cancer (NSCLC)"
   treatment = "Radiotherapy of inoperable stage I-IIIB tumours"
   ct = "Radiotherapy planning CT of the chest"
@@ -66,7 +67,9 @@ def add_export(commands) -> None:
     bundle.add_argument("--store", type=Path, metavar="STORE", help="the cohort that is shown beside a prediction, as "
                         "a rule the one that NETWORK was trained on")  # fmt: skip
     add_part_options(bundle, store="STORE")
-    bundle.add_argument("--card", type=Path, metavar="TOML", help="what no file can know; see below")
+    bundle.add_argument("--card", type=Path, metavar="TOML", help="what no file can know, see below (default: "
+                        "FOLDER-card.toml, beside --output); written for you to complete where there is "
+                        "none")  # fmt: skip
     bundle.add_argument("--name", help="short name, without spaces")
     bundle.add_argument("--title", help="the name that people read")
     bundle.add_argument("--version", default="1.0", help="the model's version (default 1.0)")
@@ -86,17 +89,21 @@ def add_export(commands) -> None:
 def _run(options) -> int:
     formats = list(dict.fromkeys(options.formats or ["bundle"]))
     _check_options(options, formats)
-    from ..models.formats import export_network
-    from ..models.model_card import CARD_FILE
+    from ..progress import working
     from ..training.runs import load_network
 
     network, done = load_network(options.network), []
+    inputs = _bundle_inputs(options, network) if "bundle" in formats else {}  # before anything is exported
+    from ..models.formats import export_network
+    from ..models.model_card import CARD_FILE
+
     for file_format in formats:
         if file_format == "bundle":
-            bundle = _export_bundle(options, network)
+            bundle = _export_bundle(options, network, inputs)
             done.append(("bundle", f"{bundle.id}, checked; read '{bundle.folder / CARD_FILE}'"))
         else:
-            exported = export_network(network, file_format, options.output)
+            with working(f"Exporting {file_format}"):
+                exported = export_network(network, file_format, options.output)
             done.append((file_format, f"'{exported.path}', read back; hazards differ by {exported.difference:.1g} at "
                          "most"))  # fmt: skip
     print_table(done)
@@ -105,29 +112,37 @@ def _run(options) -> int:
 
 def _check_options(options, formats: list[str]) -> None:
     if "bundle" in formats:
-        missing = [f"--{name}" for name in ("store", "card", "name", "title") if getattr(options, name) is None]
+        missing = [f"--{name}" for name in ("store", "name", "title") if getattr(options, name) is None]
         if missing:
             options.parser.error(f"a bundle needs {', '.join(missing)}")
     check_part_options(options, needs="store")
     check_part_options(options, "test", needs="test_store")
+    check_stores(options, "store", "test_store")
 
 
-def _export_bundle(options, network):
-    from ..models.bundle import export_bundle, read_calibration, read_metrics
-    from ..models.card import read_card
+def _bundle_inputs(options, network) -> dict:
+    """The arguments of ``export_bundle`` that come from files; all that can be refused is refused here."""
+    from ..models.bundle import check_other_model, read_calibration, read_metrics
+    from ..models.card_file import card_path, complete_card
+    from ..training.runs import check_same_preprocessing
 
-    card = read_card(options.card)
+    store = open_part(options)
+    test = None if options.test_store is None else open_part(options, "test_store", "test")
+    for opened in filter(None, (store, test)):
+        check_same_preprocessing(network, opened)
+    check_other_model(options.output, options.name)
+    metrics = [] if options.metrics is None else read_metrics(options.metrics)
+    calibration = None if options.calibration is None else read_calibration(options.calibration)
+    path = card_path(options.card, options.output)
+    card = complete_card(path, network, store, test is not None, options.title)
+    return {"reference_store": store, "test_store": test, "metrics_rows": metrics, "calibration": calibration,
+            "card": card}  # fmt: skip
+
+
+def _export_bundle(options, network, inputs: dict):
+    from ..models.bundle import export_bundle
+
     return export_bundle(
-        network,
-        open_part(options),
-        [] if options.metrics is None else read_metrics(options.metrics),
-        card,
-        options.name,
-        options.title,
-        options.version,
-        options.output,
-        test_store=None if options.test_store is None else open_part(options, "test_store", "test"),
-        metrics_cohort=options.metrics_cohort,
-        calibration=None if options.calibration is None else read_calibration(options.calibration),
-        max_slices=options.max_slices,
-    )
+        network, **inputs, name=options.name, title=options.title, version=options.version, output=options.output,
+        metrics_cohort=options.metrics_cohort, max_slices=options.max_slices,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..options import DONE, add_command
-from .store_options import check_part_options, open_part
+from .store_options import check_part_options, check_stores, open_part
 from .training_options import FINETUNING_EPOCHS, add_store_options, add_training_options, print_run
 
 DESCRIPTION = """\
@@ -14,7 +14,7 @@ Adapt the last layer (627 values) to another cohort and leave everything else as
 
 NETWORK is the folder that 'cnn-survival pretrain' wrote, the folder of a bundle, or the id of a model that ships with
 this software ('cnn-survival models' lists them). STORE is the cohort to fine-tune on; its slices must be cut as the
-network's were.
+network's were ('cnn-survival prepare --like NETWORK').
 
 How much is learned (--learn):
 
@@ -45,12 +45,16 @@ def add_finetune(commands) -> None:
 
 def _run(options) -> int:
     check_part_options(options)
+    check_stores(options, "store")
     given = [name for name in FREE_ALONE if getattr(options, name) is not None]
     if given and options.learn != "free":
         options.parser.error(f"--{given[0].replace('_', '-')} goes with --learn free")
-    from ..training.runs import load_network
+    from ..training.runs import check_not_learned_from, check_same_preprocessing, load_network
 
     network, store = load_network(options.network), open_part(options)
+    check_same_preprocessing(network, store)  # before PyTorch is loaded, which takes long
+    if options.learn == "auto" and not options.also_trained_on:
+        check_not_learned_from(network, store)
     from dataclasses import replace
 
     from ..evaluation import finetuning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..options import DONE, add_command
-from .store_options import add_part_options, check_part_options, open_part
+from .store_options import add_part_options, check_part_options, check_stores, open_part
 
 DESCRIPTION = """\
 Add a site's own patients to a model, as a population that its predictions are calibrated for.
@@ -46,6 +46,10 @@ def add_recalibrate(commands) -> None:
 
 def _run(options) -> int:
     check_part_options(options)
+    check_stores(options, "store")
+    from ..training.runs import load_network
+
+    load_network(options.model)  # before the slow imports: a mistake is reported at once
     from ..models.recalibrate import described, recalibrate
 
     found = recalibrate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import DONE, add_command, print_table, whole_number
+from ..options import DONE, add_command, print_table, usual_jobs, whole_number
 
 DESCRIPTION = """\
 Do the whole study of the paper on your cohorts, from one configuration file.
@@ -37,8 +37,8 @@ def add_reproduce(commands) -> None:
     command.add_argument("--data", type=Path, metavar="FOLDER", help="where the manifest lies (default: beside "
                          "CONFIG), or where cohorts are downloaded to (default: WORK/data)")  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="WORK", help="where everything goes")
-    command.add_argument("--jobs", type=whole_number, default=1, metavar="N", help="cases at once, for slices and "
-                         "radiomics (default 1)")  # fmt: skip
+    command.add_argument("--jobs", type=whole_number, metavar="N", help="cases at once, for slices and "
+                         "radiomics (default: as many as there are cores)")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="say what it will take, and do nothing")
     public = command.add_argument_group("public cohorts")
     public.add_argument("--endpoint", metavar="WHERE", help="where to download from: aws, gcs, or the URL of a mirror "
@@ -70,14 +70,14 @@ def _run(options) -> int:
 def _dry_run(study, options) -> int:
     from ..study.estimate import estimate
 
-    print_table(estimate(study, options.output, options.jobs, options.index))
+    print_table(estimate(study, options.output, options.jobs or usual_jobs(), options.index))
     return DONE
 
 
 def _transfer(study, options) -> int:
     from ..study import transfer, transfer_report
 
-    outcome = transfer.transfer(study, options.output, options.jobs)
+    outcome = transfer.transfer(study, options.output, options.jobs or usual_jobs())
     page = transfer_report.write(outcome, options.output / "report")
     print(f"The report is '{page}'; the bundle is in '{outcome.bundle.folder}'.")
     return DONE
@@ -86,7 +86,7 @@ def _transfer(study, options) -> int:
 def _paper(study, options) -> int:
     from ..study import pipeline, report
 
-    outcome = pipeline.reproduce(study, options.output, options.jobs)
+    outcome = pipeline.reproduce(study, options.output, options.jobs or usual_jobs())
     page = report.write(outcome, options.output / "report")
     print(f"The report is '{page}'; the bundles are in '{options.output / 'models'}'.")
     return DONE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from CNNSurvivalLib.errors import existing
+
 
 def add_part_options(command, prefix: str = "", store: str = "the store") -> None:
     """Declare --patients and --part (--<prefix>-patients, --<prefix>-part): which patients of the store to use."""
@@ -15,13 +17,24 @@ def add_part_options(command, prefix: str = "", store: str = "the store") -> Non
 
 
 def check_part_options(options, prefix: str = "", needs: str | None = None) -> None:
-    """Refuse --part without --patients, and --patients without the option ``needs``, where that is not given."""
+    """Refuse --part without --patients, --patients without the option ``needs``, and a file that does not exist."""
     dash, line = (f"{prefix}-", f"{prefix}_") if prefix else ("", "")
     part, patients = getattr(options, f"{line}part"), getattr(options, f"{line}patients")
     if part is not None and patients is None:
         options.parser.error(f"--{dash}part goes with --{dash}patients")
     if needs is not None and patients is not None and getattr(options, needs) is None:
         options.parser.error(f"--{dash}patients goes with --{needs.replace('_', '-')}")
+    if patients is not None:
+        existing(patients, "patients file")
+
+
+def check_stores(options, *names: str) -> None:
+    """Refuse, before anything slow is imported, what is no store; names: the options that hold the folders."""
+    from ..cohort.store_files import check_store
+
+    for name in names:
+        if getattr(options, name) is not None:
+            check_store(getattr(options, name))
 
 
 def open_part(options, store: str = "store", prefix: str = ""):

@@ -33,6 +33,7 @@ from ..cohort.radiomics import cohort_features
 from ..cohort.splits import fitting_folds
 from ..cohort.store import Store
 from ..options import BASELINES
+from ..progress import progress
 from ..training.runs import MAX_SLICES, Run, patient_outputs, risk_column
 
 CLINICAL = ("age_years", "t_stage", "n_stage", "m_stage")
@@ -83,7 +84,9 @@ def fit_lasso_cox(features: pd.DataFrame, time, event, seed: int = 2020, folds: 
     fitted = _coxnet(x, time, event, None)
     penalties = fitted[-1].alphas_
     fold_of = fitting_folds(event, folds, seed)
-    scores = np.sum([_fold_scores(x, time, event, fold_of == k, penalties) for k in np.unique(fold_of)], axis=0)
+    numbers = np.unique(fold_of)
+    each = progress(numbers, len(numbers), f"Choosing LASSO's penalty for {x.shape[1]} features", "fold")
+    scores = np.sum([_fold_scores(x, time, event, fold_of == fold, penalties) for fold in each], axis=0)
     penalty = float(penalties[int(np.argmax(np.round(scores, 9)))])  # penalties fall, so the first is the largest
     final = _coxnet(x, time, event, [penalty])
     weights = dict(zip(columns, final[-1].coef_[:, 0]))

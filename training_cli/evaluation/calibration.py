@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
 
 SMALLEST_RISK = 1e-6  # risks of 0 and 1 have no cloglog; they count as this, and 1 - this
 KNOTS = (0.1, 0.5, 0.9)  # percentiles of the 3 knots; Harrell, Regression Modeling Strategies, 2nd ed., Table 2.3
@@ -174,6 +173,8 @@ def d_calibration(at_end, died, bins: int = 10) -> tuple[float, float, np.ndarra
     patients = np.where(died[:, None], inside, spread).sum(axis=0)
     expected = len(at_end) / bins
     statistic = float(((patients - expected) ** 2 / expected).sum())
+    from scipy.stats import chi2  # here, as its import takes half a second
+
     return statistic, float(chi2.sf(statistic, bins - 1)), patients
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.store import Store
+from ..progress import working
 from ..training.runs import risk_column
 from . import metrics
 from .evaluate import predict_store
@@ -72,7 +73,7 @@ def shuffled_voxel_scores(
     time, event = shuffled["time_days"].to_numpy(float), shuffled["event"].to_numpy() == 1
     risks = {float(days): shuffled[risk_column(days)].to_numpy(float) for days in horizons}
     differences = []
-    with metrics.warnings_told(tell):
+    with metrics.warnings_told(tell), working(f"Scoring shuffled slices with {bootstrap} resamples"):
         scores = metrics.score_predictions(time, event, risks, bootstrap, seed)
         for days, risk in risks.items():
             own = predictions[risk_column(days)].to_numpy(float)

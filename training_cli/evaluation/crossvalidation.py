@@ -17,6 +17,7 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, exponential_edges
 
 from ..cohort.splits import fitting_folds, stratified_folds
 from ..cohort.store import Store
+from ..progress import working
 from ..training.runs import MAX_SLICES, Run, patient_survival, risk_at, risk_column
 from ..training.train import PAPER, Settings, pretrain
 from .metrics import score_predictions, warnings_told
@@ -78,11 +79,11 @@ def crossvalidate(
     columns = ("patient_id", "time_days", "event", "fold", "epoch", risk)
     write_csv(output / PREDICTIONS_FILE, columns, predictions[list(columns)].itertuples(index=False))
     rows = []
-    for epoch, found in predictions.groupby("epoch"):
-        time, event = found["time_days"].to_numpy(float), found["event"].to_numpy() == 1
-        with warnings_told(log):
+    with warnings_told(log), working(f"Scoring with {bootstrap} resamples"):
+        for epoch, found in predictions.groupby("epoch"):
+            time, event = found["time_days"].to_numpy(float), found["event"].to_numpy() == 1
             scores = score_predictions(time, event, {horizon_days: found[risk].to_numpy()}, bootstrap, settings.seed)
-        rows += [{"epoch": int(epoch), **row} for row in scores]
+            rows += [{"epoch": int(epoch), **row} for row in scores]
     table = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     write_csv(output / METRICS_FILE, METRIC_COLUMNS, table.itertuples(index=False))
     write_json(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,10 @@ from CNNSurvivalLib.files import ensure_output_folder, unescape_csv, write_csv
 from CNNSurvivalLib.hazards import MONTH_DAYS
 
 from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store import Store
 from ..cohort.tables import one_row_each, read_table
-from ..training.runs import Run, load_network, patient_survival, risk_at, risk_column
+from ..progress import working
+from ..training.runs import check_same_preprocessing, network_for, patient_survival, risk_at, risk_column
 from . import metrics
 from .calibration import d_calibration, survival_at_end
 
@@ -65,18 +65,24 @@ def evaluate(
     if not event.any():
         raise CNNSurvivalError("None of the patients died; predictions cannot be scored on them.")
     risks = {float(days): predictions[risk_column(days)].to_numpy(float) for days in horizons}
-    with metrics.warnings_told(tell):
+    with metrics.warnings_told(tell), working(f"Scoring with {bootstrap} resamples"):
         rows = metrics.score_predictions(time, event, risks, bootstrap, seed)
         if len(risks) > 1:
             rows.append(metrics.integrated_brier_row(time, event, risks, bootstrap, seed))
     few = metrics.small_sample(time, event, list(risks))
     if few:
         tell(few)
+    for row in rows:
+        wide = metrics.ipa_caution(row["ci_low"], row["ci_high"]) if row["metric"] == "ipa" else None
+        if wide:
+            tell(f"At {row['horizon_days']:g} days: {wide[0].lower()}{wide[1:]}")
     if permutations:
-        rows += permutation_rows(time, event, risks, permutations, seed)
+        with working(f"Shuffling outcomes {permutations} times"):
+            rows += permutation_rows(time, event, risks, permutations, seed)
     output = ensure_output_folder(output)
     rows += _write_d_calibration(predictions, output)
-    _write_curves(time, event, risks, output, bootstrap, seed)
+    with working(f"Curves with {bootstrap} resamples"):
+        _write_curves(time, event, risks, output, bootstrap, seed)
     found = pd.DataFrame(rows, columns=metrics.COLUMNS).astype(dict.fromkeys(metrics.COLUMNS[1:], float))
     write_csv(output / METRICS_FILE, metrics.COLUMNS, _cells(found))
     return found
@@ -171,7 +177,7 @@ def read_predictions(
 
 def _with_follow_up(path, clinical, log) -> pd.DataFrame:
     """The table of predictions, by patient_id, with time_days and event."""
-    table = read_table(path, "predictions")
+    table = read_table(path, "table of predictions")
     id_column = table.need(ID)
     for row in table.rows:
         row[id_column] = unescape_csv(row[id_column])
@@ -190,20 +196,6 @@ def _with_follow_up(path, clinical, log) -> pd.DataFrame:
     return own.join(known[[TIME, EVENT]], how="inner")
 
 
-def network_for(model, population: str | None = None) -> Run:
-    """A network (see ``load_network``) with the weights of a bundle's population; None: the bundle's default.
-
-    Raises UsageError for an unknown population, and for one of a run, which has none.
-    """
-    network = load_network(model)
-    if network.bundle is None:
-        if population:
-            raise UsageError(f"'{model}' is a training and has no populations; leave out --population.")
-        return network
-    bundle = network.bundle.for_population(population)
-    return replace(network, weights=bundle.network_weights, bundle=bundle)
-
-
 def predict_store(
     model, store: Store, horizons: Sequence[float], max_slices: int | None = None, population: str | None = None
 ) -> pd.DataFrame:
@@ -213,9 +205,7 @@ def predict_store(
     and what is no network.
     """
     network = network_for(model, population)
-    if preprocessing_info(network.preprocessing) != store.info["preprocessing"]:
-        raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model '{model}'; "
-                         "prepare the store with the model's settings.")  # fmt: skip
+    check_same_preprocessing(network, store)
     survival = patient_survival(network.weights, store, max_slices or network.max_slices)
     risks = {risk_column(days): risk_at(survival, network.edges_days, days) for days in horizons}
     return pd.DataFrame({ID: store.patient_ids, "time_days": store.time, "event": store.event.astype(int), **risks})

@@ -14,8 +14,9 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, hazards_from_logits, su
 
 from ..cohort.splits import stratified_folds
 from ..cohort.store import Store
+from ..progress import progress
 from ..training import last_layer, train
-from ..training.runs import MAX_SLICES, Run, check_not_learned_from, save_run
+from ..training.runs import MAX_SLICES, Run, check_not_learned_from, check_same_preprocessing, save_run
 from .metrics import concordance, ipa
 
 AUTO = "auto"
@@ -65,7 +66,7 @@ def finetune(
         raise UsageError(f"There is no way '{learn}' to fine-tune; choose among {known}.")
     if learn == "free":
         return train.finetune(parent, store, output, settings, log)
-    train.check_same_preprocessing(parent, store)
+    check_same_preprocessing(parent, store)
     if learn == AUTO and not also_trained_on:
         check_not_learned_from(parent, store)
     output = ensure_output_folder(output)
@@ -138,7 +139,8 @@ def compare(
         raise UsageError("Too few deaths to compare ways of fine-tuning; choose one with --learn, such as shift.")
     divisions = [stratified_folds(store.event, folds, settings.seed + number) for number in range(repeats)]
     found = {kind: [_crossvalidated(parent, store, features, kind, fold_of, settings, horizon_days)
-                    for fold_of in divisions] for kind in kinds}  # fmt: skip
+                    for fold_of in divisions]
+             for kind in progress(kinds, len(kinds), "Comparing how much to learn", "way")}  # fmt: skip
     losses = {kind: np.mean([each[0] for each in found[kind]], axis=0) for kind in kinds}
     best = min((kind for kind in kinds if kind in CHOOSABLE), key=lambda kind: losses[kind].mean())
     rows = [

@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.integrate import trapezoid
 
 from CNNSurvivalLib.errors import CNNSurvivalError
 
@@ -44,6 +43,10 @@ METRICS = (
 )  # fmt: skip
 COLUMNS = ("metric", "horizon_days", "value", "ci_low", "ci_high")
 FEW_DEATHS = 20  # by the horizon: fewer can carry neither calibration nor IPA
+# Half of the way from no information (0) to perfect prediction (1): an IPA whose interval is wider says neither. Our
+# convention; the number of deaths is Collins'.
+WIDE_IPA = 0.5
+RECOMMENDED = "at least 100 deaths are recommended (Collins et al. 2016, Stat Med 35:214)"
 ROUNDING = 1e-9
 BLOCK = 1000  # patients whose pairs are held in memory at once
 CELLS = 1_000_000  # resamples times patients that are held in memory at once
@@ -53,17 +56,38 @@ THRESHOLDS = np.arange(1, 100) / 100  # of a decision curve
 
 
 class MetricWarning(UserWarning):
-    """A metric is undefined, or is so in some resamples."""
+    """A metric is undefined, or is so in some resamples. name: the metric's; left_out, resampled: of the horizon at
+    which it is undefined in most resamples; 0 where it is undefined in the patients themselves."""
+
+    def __init__(self, text: str, name: str = "", left_out: int = 0, resampled: int = 0) -> None:
+        super().__init__(text)
+        self.name, self.left_out, self.resampled = name, left_out, resampled
 
 
 @contextlib.contextmanager
 def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within the block, MetricWarnings are told, each text once, and not shown by Python."""
+    """Within the block, MetricWarnings are told, once for each metric, and not shown by Python."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MetricWarning)
         yield
-    for text in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, MetricWarning)):
-        tell(text)
+    found: dict[tuple, list[MetricWarning]] = {}
+    for message in (w.message for w in caught):
+        if isinstance(message, MetricWarning):
+            found.setdefault((message.name or str(message), message.left_out > 0), []).append(message)
+    for same in found.values():
+        tell(_in_one(same))
+
+
+def _in_one(warned: list[MetricWarning]) -> str:
+    """One sentence for what was warned of one metric, of several models or at several times."""
+    texts = list(dict.fromkeys(map(str, warned)))
+    if len(texts) == 1:
+        return texts[0]
+    worst, scores = max(warned, key=lambda each: each.left_out), f"{len(warned)} of the scores"
+    if not worst.left_out:
+        return f"{worst.name} is not defined for these patients in {scores}."
+    return (f"{worst.name} is not defined in up to {worst.left_out} of {worst.resampled} resamples ({scores}); these "
+            "are left out.")  # fmt: skip
 
 
 def concordance(time, event, risk) -> float:
@@ -178,6 +202,8 @@ def integrated_brier(time, event, survival, times) -> float:
     """The Brier score of survival curves, S [n, k] at ``times`` [k], averaged over time by the trapezoidal rule."""
     times, survival = np.asarray(times, dtype=np.float64), np.asarray(survival, dtype=np.float64)
     scores = [brier(time, event, 1 - survival[:, k], t) for k, t in enumerate(times)]
+    from scipy.integrate import trapezoid
+
     return float(trapezoid(scores, times) / (times[-1] - times[0]))
 
 
@@ -227,6 +253,8 @@ def integrated_brier_row(time, event, risks: dict[float, np.ndarray], bootstrap:
 
     def integrated(counts):
         scores = np.array([_brier(*_arrays(time, event, risks[days]), days, counts) for days in horizons])
+        from scipy.integrate import trapezoid
+
         return trapezoid(scores, horizons, axis=0) / (horizons[-1] - horizons[0])
 
     point, undefined = integrated(_once(time))[0], _Undefined()
@@ -284,10 +312,21 @@ def small_sample(time, event, horizons: Sequence[float]) -> str | None:
     few = [f"{deaths} by {days:g} days" for deaths, days in few if deaths < FEW_DEATHS]
     if not few:
         return None
-    return (
-        f"Too few patients died ({', '.join(few)}) to judge calibration or IPA; at least 100 deaths are recommended "
-        "(Collins et al. 2016)."
-    )
+    return f"Too few patients died ({', '.join(few)}) to judge calibration or IPA; {RECOMMENDED}."
+
+
+def ipa_caution(low: float | None, high: float | None, deaths: int | None = None) -> str | None:
+    """A sentence to stand beside an IPA that its patients cannot carry; None if they can.
+
+    low, high: its 95 % interval, None where there is none. deaths: by the horizon, or all of them where that is not
+    known. They are too few below FEW_DEATHS, or where the interval is wider than WIDE_IPA.
+    """
+    reasons = [f"{deaths} deaths"] if deaths is not None and deaths < FEW_DEATHS else []
+    if low is not None and high is not None and high - low > WIDE_IPA:
+        reasons.append(f"an interval {high - low:.1f} wide")
+    if not reasons:
+        return None
+    return f"So few patients cannot carry an IPA ({', '.join(reasons)}); {RECOMMENDED}."
 
 
 def what_few_can_show(time, event, permutations: int = 2000, seed: int = 2020) -> str | None:
@@ -653,21 +692,22 @@ class _Undefined:
     def __init__(self, subject: str = "") -> None:
         self.subject = subject
         self.here: dict[str, list[float]] = {}
-        self.resampled: dict[str, list[str]] = {}
+        self.resampled: dict[str, list[tuple[int, int, float]]] = {}
 
     def note(self, name: str, horizon: float, value: float, left_out: int, resampled: int) -> None:
         if not np.isfinite(value):
             self.here.setdefault(name, []).append(f"{horizon:g}")
         elif left_out:
-            self.resampled.setdefault(name, []).append(f"{left_out} of {resampled} resamples at {horizon:g} days")
+            self.resampled.setdefault(name, []).append((left_out, resampled, horizon))
 
     def warn(self) -> None:
         for name, days in self.here.items():
             text = f"{self.subject}{name} at {', '.join(days)} days is not defined for these patients."
-            warnings.warn(text, MetricWarning, stacklevel=3)
-        for name, where in self.resampled.items():
-            text = f"{self.subject}{name} is not defined in {', '.join(where)}, which are left out."
-            warnings.warn(text, MetricWarning, stacklevel=3)
+            warnings.warn(MetricWarning(text, f"{self.subject}{name}"), stacklevel=3)
+        for name, found in self.resampled.items():
+            where = ", ".join(f"{left_out} of {count} resamples at {days:g} days" for left_out, count, days in found)
+            text = f"{self.subject}{name} is not defined in {where}, which are left out."
+            warnings.warn(MetricWarning(text, f"{self.subject}{name}", *max(found)[:2]), stacklevel=3)
 
 
 def _intervals(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

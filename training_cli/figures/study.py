@@ -24,23 +24,26 @@ from CNNSurvivalLib.network import CROP_PX
 from .survival import ACCENT, ALERT, BAND, CAUTION, FAINT, GREY, INK
 
 MAX_BYTES = 60_000
-RESOLUTIONS = (110, 90, 75, 60, 45)  # dots per inch, the first that is small enough
+RESOLUTIONS = (150, 130, 110, 90, 75, 60, 45)  # dots per inch, the first that is small enough
 COLOURS = (ACCENT, CAUTION, "#5b4b8a", "#4d7c3a", ALERT, GREY)
 SHOWN_IMAGES = 10
 WINDOW_HU = (-160, 240)
 MINUS = "\u2212"
+# An interval that ends so many interquartile ranges outside of all values of a plot leaves its axis, with an arrow.
+FAR_OUT = 10
 
 
 def learning_curves(losses: Mapping[str, Sequence[float]], path) -> Path:
     """Mean loss by epoch. losses: the run's label -> its mean loss per epoch. A run of one epoch is a dot."""
-    figure, axes = _figure(7, 4)
-    for colour, (label, values) in zip(_colours(len(losses)), losses.items()):
+    labels = [textwrap.fill(label, 80) for label in losses]
+    figure, axes = _figure(7.2, 4 + 0.2 * sum(label.count("\n") + 1 for label in labels))
+    for colour, label, values in zip(_colours(len(losses)), labels, losses.values()):
         epochs = np.arange(1, len(values) + 1)
         axes.plot(epochs, values, color=colour, lw=1.8, marker="o" if len(values) == 1 else None, label=label)
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Mean negative log-likelihood per slice")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(axes, "upper right")
+    _legend_above(figure, axes)
     return _save(figure, path)
 
 
@@ -51,14 +54,16 @@ def example_inputs(images: np.ndarray, labels: Sequence[str], path) -> Path:
         raise CNNSurvivalError("There is no slice to show; give at least one.")
     columns = min(5, len(images))
     rows = -(-len(images) // columns)
-    figure = _blank_figure(1.55 * columns, 1.8 * rows)
+    labels = [_lines_of(label, 21, 5) for label in labels]
+    title = 0.1 + 0.13 * max(label.count("\n") + 1 for label in labels)  # inches above each image
+    figure = _blank_figure(1.55 * columns, (1.5 + title) * rows)
     for number, (image, label) in enumerate(zip(images, labels)):
         axes = figure.add_subplot(rows, columns, number + 1)
         # 32 grey levels: no eye sees the difference, and noise takes half the space.
         axes.imshow(image // 8 * 8, cmap="gray", vmin=0, vmax=248, interpolation="nearest")
         _bare(axes)
         axes.set_title(label, fontsize=8, color=INK, pad=3, parse_math=False)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.22 / (1.8 * rows), 0.04, 0.18)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - title / ((1.5 + title) * rows), 0.04, title / 1.5)
     return _save(figure, path)
 
 
@@ -102,7 +107,7 @@ def survival_pair(
     """
     figure, shared = _blank_figure(9, 3.9), None
     horizon_days = min(horizon_days, edges_days[-1])
-    for number, (curve, days, end) in enumerate(((died, died_days, "died"), (lived, lived_days, "alive"))):
+    for number, (curve, days, end) in enumerate(((died, died_days, "who died at"), (lived, lived_days, "alive at"))):
         axes = shared = figure.add_subplot(1, 2, number + 1, sharey=shared)
         _style(axes)
         _survival_axes(axes, edges_days[-1])
@@ -111,16 +116,12 @@ def survival_pair(
         month, value = horizon_days / MONTH_DAYS, float(survival_at(curve, edges_days, horizon_days))
         axes.plot([month, month, 0], [0, value, value], color=GREY, lw=1, ls=(0, (4, 3)))
         axes.plot(month, value, "o", color=colour, ms=6, mec="white", zorder=5)
-        axes.annotate(f"S({month:g} months) = {value:.0%}", (month, value), xytext=(8, 7), textcoords="offset points",
-                      fontsize=9, color=INK)  # fmt: skip
+        months = np.asarray(edges_days) / MONTH_DAYS
+        _beside(axes, f"S({month:.4g} months) = {value:.0%}", month, value, months, curve)
         # A time beyond the axis is marked at its end.
         at = min(days, edges_days[-1]) / MONTH_DAYS
         axes.plot(at, 0.02, "X" if number == 0 else ">", color=INK, ms=8, mec="white", zorder=6, clip_on=False)
-        right = at > edges_days[-1] / MONTH_DAYS / 2
-        axes.annotate(f"{end} at {days / MONTH_DAYS:.1f} months", (at, 0.02), xytext=(-9 if right else 9, 3),
-                      textcoords="offset points", fontsize=9, color=INK, ha="right" if right else "left",
-                      bbox=_WHITE_BOX, zorder=5)  # fmt: skip
-        axes.set_title("A patient who died" if number == 0 else "A patient who lived", fontsize=10.5, color=INK)
+        axes.set_title(f"A patient {end} {days / MONTH_DAYS:.1f} months", fontsize=10.5, color=INK)
         if number:
             axes.set_ylabel("")
             axes.tick_params(labelleft=False)
@@ -129,15 +130,18 @@ def survival_pair(
 
 
 def log_rank_p(time_days, event, risk, cut: float) -> float | None:
-    """p of the log-rank test between patients above and not above ``cut``; None where one group is empty or nobody
-    died."""
+    """p of the log-rank test between patients above and not above ``cut``; None where one group is empty, nobody died,
+    or each death fell in a time when only one group was followed."""
     time, event, high = np.asarray(time_days, float), np.asarray(event).astype(bool), np.asarray(risk) > cut
     if high.all() or not high.any() or not event.any():
         return None
     from sksurv.compare import compare_survival
     from sksurv.util import Surv
 
-    return float(compare_survival(Surv.from_arrays(event, time), high)[1])
+    try:
+        return float(compare_survival(Surv.from_arrays(event, time), high)[1])
+    except np.linalg.LinAlgError:  # at each death all who were followed were of one group
+        return None
 
 
 def kaplan_meier_by_risk(time_days, event, risk, cut: float, path) -> Path:
@@ -146,8 +150,8 @@ def kaplan_meier_by_risk(time_days, event, risk, cut: float, path) -> Path:
     time_days, event, risk: [n]. cut: as a rule the median risk of the training cohort, never of these patients.
     """
     time, event, high = np.asarray(time_days, float), np.asarray(event).astype(bool), np.asarray(risk) > cut
-    figure = _blank_figure(7.2, 4.9)
-    axes = figure.add_axes((0.115, 0.295, 0.865, 0.675))
+    figure = _blank_figure(7.2, 5.5)
+    axes = figure.add_axes((0.115, 0.263, 0.865, 0.58))
     _style(axes)
     _survival_axes(axes, time.max())
     groups = [(~high, "Lower risk", ACCENT), (high, "Higher risk", ALERT)]
@@ -157,7 +161,9 @@ def kaplan_meier_by_risk(time_days, event, risk, cut: float, path) -> Path:
             label = f"{label}: {members.sum()} patients, {deaths} deaths"
             _step_curve(axes, time[members], event[members], colour, label)
     p = log_rank_p(time, event, risk, cut)
-    _legend(axes, "upper right", title="Log-rank test not possible" if p is None else f"Log-rank test: {p_text(p)}")
+    title = "Log-rank test not possible" if p is None else f"Log-rank test: {p_text(p)}"
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.1, 0.995), frameon=False,
+                  fontsize=9, labelcolor=INK, title=title, title_fontsize=9, alignment="left")  # fmt: skip
     ticks = [tick for tick in axes.get_xticks() if tick <= time.max() / MONTH_DAYS]
     _numbers_at_risk(figure, axes, ticks, [(label, colour, time[members]) for members, label, colour in groups])
     return _save(figure, path)
@@ -166,6 +172,12 @@ def kaplan_meier_by_risk(time_days, event, risk, cut: float, path) -> Path:
 def p_text(p: float) -> str:
     """0.0341 -> "p = 0.034"; 0.0000001 -> "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def three_decimals(value: float) -> str:
+    """-0.03 -> "\u22120.030"; -0.0001 -> "0.000"."""
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text.replace("-", MINUS)
 
 
 def calibration_plot(
@@ -243,23 +255,29 @@ def interval_plot(
     paper: label -> the article's value for it, a hollow mark.
     """
     paper = dict(paper or {})
-    labels = [textwrap.fill(label, 26) for label, *_ in rows]
+    labels = [_lines_of(label, 26, 6) for label, *_ in rows]
     most_lines = max((label.count("\n") + 1 for label in labels), default=1)
-    figure = _blank_figure(7.2, 1.35 + (0.2 + 0.18 * most_lines) * len(rows))
+    figure = _blank_figure(8.4, 1.35 + (0.2 + 0.18 * most_lines) * len(rows))
     axes = figure.add_subplot()
     _style(axes)
     if neutral is not None:
         axes.axvline(neutral, color=GREY, lw=1, ls=(0, (4, 3)), label=f"{neutral_label} ({neutral:g})")
     places = np.arange(len(rows))[::-1]
+    first, last = _shown_range([number for row in rows for number in row[1:]], neutral, paper.values())
+    texts = []
     for place, (label, value, low, high) in zip(places, rows):
         if value is not None and low is not None and high is not None:
-            axes.plot([low, high], [place, place], color=BAND, lw=5, solid_capstyle="butt", zorder=3)
+            ends = np.clip([low, high], first, last)
+            axes.plot(ends, [place, place], color=BAND, lw=5, solid_capstyle="butt", zorder=3)
+            for end, mark, beyond in zip(ends, "<>", (low < first, high > last)):
+                axes.plot(*([end], [place]) if beyond else ([], []), mark, color=GREY, ms=8, mec="white", zorder=4)
         if value is not None:
-            axes.plot(value, place, "o", color=ACCENT, ms=7, mec="white", zorder=5)
+            mark = "<" if value < first else ">" if value > last else "o"
+            axes.plot(np.clip(value, first, last), place, mark, color=ACCENT, ms=7, mec="white", zorder=5)
         if label in paper:
             axes.plot(paper[label], place, "D", color="white", mec=CAUTION, mew=1.4, ms=6, zorder=4)
-        axes.annotate(_value_text(value, low, high), (1.01, place), xycoords=("axes fraction", "data"), fontsize=9,
-                      color=INK, va="center")  # fmt: skip
+        texts.append(axes.annotate(_value_text(value, low, high), (1.01, place), fontsize=9, color=INK, va="center",
+                                   xycoords=("axes fraction", "data")))  # fmt: skip
     if paper:
         axes.plot([], [], "D", color="white", mec=CAUTION, mew=1.4, ms=6, lw=0, label="in the article, on its patients")
     axes.plot([], [], "o", color=ACCENT, mec="white", ms=7, lw=0, label="value, 95 % interval")
@@ -270,14 +288,49 @@ def interval_plot(
     axes.set_xlabel(quantity)
     height = figure.get_figheight()
     bottom = 0.85 / height
-    figure.subplots_adjust(0.285, bottom, 0.755, 1 - 0.1 / height)
+    left = 0.02 + _widest(figure, axes.get_yticklabels())
+    figure.subplots_adjust(left, bottom, 0.97 - _widest(figure, texts), 1 - 0.1 / height)
     figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK, bbox_to_anchor=(0.5, 0))
     return _save(figure, path)
 
 
 # --- Inside -----------------------------------------------------------------------------------------------------------
 
-_WHITE_BOX = {"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"}
+
+def _lines_of(text: str, width: int, most: int) -> str:
+    """The text in lines of so many characters, the lines that it has kept; what does not fit is cut."""
+    lines = [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width) or [""]]
+    return "\n".join(lines if len(lines) <= most else [*lines[: most - 2], f"{lines[most - 2]} …", lines[-1]])
+
+
+def _beside(axes, text: str, month: float, value: float, months: np.ndarray, curve: np.ndarray) -> None:
+    """Text beside a point of a curve, on the side where the axes have room and the curve does not run through it."""
+    last = months[-1]
+    side = -1 if month > 0.6 * last else 1
+    passed = np.interp(np.linspace(month, month + side * 0.4 * last, 50), months, curve)
+    under = passed.max() > 0.92  # no room above
+    height = passed.min() - 0.02 if under else passed.max() + 0.02
+    axes.annotate(text, (month, height), xytext=(9 * side, 0), textcoords="offset points", fontsize=9, color=INK,
+                  ha="left" if side > 0 else "right", va="top" if under else "bottom", zorder=5)  # fmt: skip
+
+
+def _shown_range(numbers, neutral: float | None, paper) -> tuple[float, float]:
+    """Where the axis of an interval plot may end at most: all numbers, but those far outside of most."""
+    known = np.array([number for number in (*numbers, *paper, neutral) if number is not None], float)
+    if not len(known):
+        return -np.inf, np.inf
+    low, high = np.percentile(known, [25, 75])
+    reach = FAR_OUT * (high - low) or np.inf
+    kept = known[(known >= low - reach) & (known <= high + reach)]
+    first, last = float(kept.min()), float(kept.max())
+    room = 0.06 * (last - first)  # for the arrows
+    return first - room * bool(known.min() < first), last + room * bool(known.max() > last)
+
+
+def _widest(figure, texts) -> float:
+    """The width of the longest text as a part of the figure's."""
+    renderer = figure.canvas.get_renderer()
+    return max((text.get_window_extent(renderer).width for text in texts), default=0.0) / figure.bbox.width
 
 
 def _window_around(mask: np.ndarray) -> tuple[slice, slice]:
@@ -317,11 +370,6 @@ def _bare(axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-
-
-def _legend(axes, place: str, title: str | None = None) -> None:
-    axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=INK, title=title,
-                title_fontsize=9, alignment="left")  # fmt: skip
 
 
 def _legend_above(figure, axes) -> None:
@@ -372,7 +420,7 @@ def _percent_ticks(top: float = 1.0) -> tuple[np.ndarray, list[str]]:
 
 def _survival_axes(axes, last_days: float) -> None:
     months = last_days / MONTH_DAYS
-    step = next((step for step in (1, 3, 6, 12, 24) if months / step <= 9), 36)
+    step = next(step for step in (1, 3, 6, 12, 24, 36, 60, 120, 12 * np.ceil(months / 96)) if months / step <= 9)
     axes.set_xlim(0, months)
     axes.set_ylim(0, 1.02)
     axes.set_xticks(np.arange(0, months + 1e-9, step))
@@ -396,9 +444,9 @@ def _step_curve(axes, time: np.ndarray, event: np.ndarray, colour: str, label: s
 def _numbers_at_risk(figure, axes, ticks: Sequence[float], groups) -> None:
     left, bottom, width, _ = axes.get_position().bounds
     last = axes.get_xlim()[1]
-    figure.text(0.012, bottom - 0.155, "Patients still followed", fontsize=9, color=GREY)
+    figure.text(0.012, bottom - 0.138, "Patients still followed", fontsize=9, color=GREY)
     for row, (label, colour, time) in enumerate(groups):
-        y = bottom - 0.205 - 0.05 * row
+        y = bottom - 0.183 - 0.045 * row
         figure.text(0.012, y, label.split()[0], fontsize=9, color=colour)
         for tick in ticks:
             count = int(np.sum(time >= tick * MONTH_DAYS))
@@ -408,17 +456,22 @@ def _numbers_at_risk(figure, axes, ticks: Sequence[float], groups) -> None:
 def _value_text(value, low, high) -> str:
     if value is None:
         return "not measured"
-    text = f"{value:.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
-    return text.replace("-", MINUS)
+    text = three_decimals(value)
+    return text if low is None or high is None else f"{text} ({three_decimals(low)} to {three_decimals(high)})"
 
 
 def _save(figure: Figure, path) -> Path:
-    """Write the figure at the finest resolution that keeps it below MAX_BYTES."""
+    """Write the figure, in 256 colours, at the finest resolution that keeps it below MAX_BYTES."""
+    from PIL import Image
+
     path = Path(path)
     for dpi in RESOLUTIONS:
-        buffer = io.BytesIO()
+        drawn, buffer = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="raw", dpi=dpi)
+        size = [int(inches * dpi) for inches in figure.get_size_inches()]
+        pixels = Image.frombytes("RGBA", size, drawn.getvalue()).convert("RGB")
         # No metadata: the same input gives the same file.
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
+        pixels.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
         if buffer.tell() < MAX_BYTES:
             break
     with atomic_write(path, "wb") as stream:

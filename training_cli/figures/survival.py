@@ -1,32 +1,38 @@
-"""The survival curve of one patient as a picture, drawn by matplotlib's file backend: no window, no global state.
+"""The survival curve of one patient as a picture.
 
-Slicer's panel draws the same curve with Qt: CNNSurvivalLib.report.page.draw_curve on widgets/painter.py.
+Slicer's panel and the report draw the same curve: CNNSurvivalLib.report.page.draw_curve.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 
-from CNNSurvivalLib.hazards import MONTH_DAYS, months_text
+from CNNSurvivalLib.hazards import MONTH_DAYS, months_text, step_curve
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY, SPREAD_PERCENTILES, Prediction
 from CNNSurvivalLib.report.page import OUTSIDE
 from CNNSurvivalLib.report.pictures import tumour_window
 from CNNSurvivalLib.report.tables import horizon_table
 from CNNSurvivalLib.report.text import covariates_text, median_text, sentence, size_text
 
+from .canvas import BOLD, REGULAR, Canvas
+
 INK, ACCENT, BAND, GREY, FAINT = "#22313f", "#0b6e8a", "#9fd0dc", "#7b858d", "#e4e8ea"
 ALERT, CAUTION = "#b3261e", "#a4510b"
 OUTSIDE_BAND = "#ecc9a8"
-LEFT, RIGHT, PANEL_LEFT, PANEL_RIGHT = 0.066, 0.632, 0.672, 0.976  # the curve, and the panel beside it
-SHOWN_SLICES = 4
 SPREAD = "#5f8f9c"
+# Points. The curve stands from LEFT to RIGHT and TOP to BOTTOM, the panel with slices and numbers beside it.
+WIDTH, HEIGHT = 828, 548
+LEFT, RIGHT, TOP, BOTTOM = 54.6, 523.3, 108.4, 420.8
+PANEL_LEFT, PANEL_RIGHT = 556.4, 808.1
+TOP_SHARE = 1.02  # S at TOP
+SHOWN_SLICES = 4
 SCALE_BAR_MM = 20
+DASHED, DOTTED = (4.0, 3.0), (1.0, 1.5)
+LEGEND_TOP = BOTTOM + 42
+LEGEND_SIZE, LEGEND_STEP, LEGEND_SIGN = 8.8, 12.6, 26.0  # size of the text, one line to the next, width of the sign
 
 
 def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
@@ -41,55 +47,64 @@ def survival_png(prediction: Prediction, title: str | None = None) -> bytes:
     title : str, optional
         Drawn as it is: give no patient's name.
     """
-    stream = io.BytesIO()
-    # No metadata: the same prediction gives the same file.
-    picture(prediction, title).savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    return picture(prediction, title).png()
 
 
-def picture(prediction: Prediction, title: str | None = None) -> Figure:
-    """The figure of ``survival_png``."""
-    figure = Figure(figsize=(11.5, 7.0), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-    _draw_curve(figure.add_axes((LEFT, 0.165, RIGHT - LEFT, 0.62)), prediction)
-    _draw_slices(figure, prediction)
-    _draw_table(figure.add_axes((PANEL_LEFT, 0.195, PANEL_RIGHT - PANEL_LEFT, 0.2)), prediction)
-    _draw_words(figure, prediction, title or "Predicted survival")
-    return figure
+def picture(prediction: Prediction, title: str | None = None) -> Canvas:
+    """The drawing of ``survival_png``."""
+    canvas = Canvas(WIDTH, HEIGHT)
+    _draw_curve(canvas, prediction)
+    _draw_slices(canvas, prediction)
+    _draw_table(canvas, prediction)
+    _draw_words(canvas, prediction, title or "Predicted survival")
+    return canvas
 
 
-def _draw_curve(axes, p: Prediction) -> None:
+# --- The curve --------------------------------------------------------------------------------------------------------
+
+
+class _Frame(NamedTuple):
+    """Where the curve is drawn. end: the last month."""
+
+    end: float
+
+    def at(self, months, share) -> np.ndarray:
+        """Points [n, 2] of months and S; either may be one number."""
+        x = LEFT + (RIGHT - LEFT) * np.asarray(months, dtype=np.float64) / self.end
+        y = BOTTOM - (BOTTOM - TOP) * np.asarray(share, dtype=np.float64) / TOP_SHARE
+        return np.stack(np.broadcast_arrays(x, y), axis=-1)
+
+
+class _Row(NamedTuple):
+    """A line of the legend. sign: "line", "band" or "diamond"."""
+
+    text: str
+    sign: str
+    color: str
+    width: float = 0.0
+    dash: tuple = ()
+
+
+def _draw_curve(canvas: Canvas, p: Prediction) -> None:
     months = p.time_days / MONTH_DAYS
-    reference_days, reference = p.bundle.population.kaplan_meier
+    frame = _Frame(float(months[-1]))
     inside = p.inside_training_range
     label = "This tumour (mean over its slices)" if inside else "This tumour: outside what the model learned from"
-    lines = [
-        *axes.plot(months, p.survival, color=_color(p), lw=2.6, ls="-" if inside else (0, (4, 1.5)), zorder=4,
-                   label=label),
-        *_draw_bands(axes, p),
-        *axes.step(reference_days / MONTH_DAYS, reference, where="post", color=GREY, lw=1.4, zorder=3,
-                   label=_label(f"Kaplan-Meier: {p.bundle.population.reference_label}")),
-        *_mark_median(axes, p),
-    ]  # fmt: skip
-    _mark_risk_time(axes, p)
-    axes.set_xlim(0, months[-1])
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("Months", color=INK)
-    axes.set_ylabel("Probability of being alive, S(t)", color=INK)
-    axes.set_xticks(np.arange(0, months[-1] + 1, 12 if months[-1] > 36 else 6))
-    axes.set_yticks(np.linspace(0, 1, 6), [f"{value:.0%}" for value in np.linspace(0, 1, 6)])
-    axes.grid(color=FAINT, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=INK, length=0, labelsize=9.5)
-    axes.legend(handles=lines, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.8,
-                labelcolor=INK, borderaxespad=0.2)  # fmt: skip
-
-
-def _label(text: str) -> str:
-    """For the legend: at most three lines."""
-    return "\n".join(textwrap.wrap(text, 52, max_lines=3, placeholder=" …"))
+    curve = _Row(label, "line", _color(p), 2.6, () if inside else (10.4, 3.9))
+    days, share = step_curve(*p.bundle.population.kaplan_meier, p.time_days[-1])
+    cohort = _Row(f"Kaplan-Meier: {p.bundle.population.reference_label}", "line", GREY, 1.4)
+    reference = frame.at(days / MONTH_DAYS, share)
+    bands = _draw_bands(canvas, p, frame)
+    _draw_axes(canvas, frame)
+    canvas.polyline(reference, cohort.color, cohort.width)
+    for spread in (p.survival_low, p.survival_high) if p.interval_low is not None else ():
+        canvas.polyline(frame.at(months, spread), SPREAD, 1.0, DOTTED)
+    canvas.polyline(frame.at(months, p.survival), curve.color, curve.width, curve.dash)
+    median = _mark_median(canvas, p, frame)
+    limits = (p.survival_low, p.survival_high) if p.interval_low is None else (p.interval_low, p.interval_high)
+    lines = [reference, *(frame.at(months, values) for values in (p.survival, *limits))]
+    _mark_risk_time(canvas, p, frame, lines)
+    _draw_legend(canvas, [curve, *bands, cohort, *median])
 
 
 def _color(p: Prediction) -> str:
@@ -97,129 +112,191 @@ def _color(p: Prediction) -> str:
     return ACCENT if p.inside_training_range else CAUTION
 
 
-def _draw_bands(axes, p: Prediction) -> list:
-    """The population's interval as a band and the slices' spread as a pair of lines; without interval the spread is
-    the band. Returns what the legend shows."""
+def _draw_axes(canvas: Canvas, frame: _Frame) -> None:
+    for share in np.linspace(0, 1, 6):
+        (_, y), *_rest = line = frame.at([0, frame.end], share)
+        canvas.polyline(line, FAINT, 0.8)
+        canvas.text(LEFT - 4, y + 3.4, f"{share:.0%}", 9.5, color=INK, align="right")
+    for month in np.arange(0, frame.end + 1e-6, 12 if frame.end > 36 else 6):
+        (x, _), *_rest = line = frame.at(month, [0, TOP_SHARE])
+        canvas.polyline(line, FAINT, 0.8)
+        canvas.text(x, BOTTOM + 11, f"{month:g}", 9.5, color=INK, align="center")
+    canvas.polyline([(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], GREY, 0.8)
+    canvas.text((LEFT + RIGHT) / 2, BOTTOM + 25, "Months", 10, color=INK, align="center")
+    canvas.text(LEFT, TOP - 9, "Probability of being alive, S(t)", 9.5, color=INK)
+
+
+def _draw_bands(canvas: Canvas, p: Prediction, frame: _Frame) -> list[_Row]:
+    """The population's interval as a band; without interval the slices' spread. Returns what the legend says."""
     months = p.time_days / MONTH_DAYS
-    band = BAND if p.inside_training_range else OUTSIDE_BAND
+    color = BAND if p.inside_training_range else OUTSIDE_BAND
     low, high = SPREAD_PERCENTILES
     if p.interval_low is None:
-        label = f"{low}-{high}% of its {len(p.slices)} slices: agreement, not confidence"
-        return [axes.fill_between(months, p.survival_low, p.survival_high, color=band, alpha=0.6, lw=0, zorder=2,
-                                  label=label)]  # fmt: skip
-    level = p.population.interval_level
-    axes.plot(months, p.survival_high, color=SPREAD, lw=1.0, ls=(0, (1, 1.5)), zorder=2.5)
-    return [
-        axes.fill_between(months, p.interval_low, p.interval_high, color=band, alpha=0.6, lw=0, zorder=2,
-                          label=f"{level:.0%} interval for such patients"),
-        *axes.plot(months, p.survival_low, color=SPREAD, lw=1.0, ls=(0, (1, 1.5)), zorder=2.5,
-                   label=f"{low}-{high}% of the slices"),
-    ]  # fmt: skip
+        limits = p.survival_low, p.survival_high
+        rows = [_Row(f"{low}-{high}% of its {len(p.slices)} slices: agreement, not confidence", "band", color)]
+    else:
+        limits = p.interval_low, p.interval_high
+        rows = [_Row(f"{p.population.interval_level:.0%} interval for such patients", "band", color),
+                _Row(f"{low}-{high}% of the slices", "line", SPREAD, 1.0, DOTTED)]  # fmt: skip
+    canvas.polygon(np.concatenate([frame.at(months, limits[0]), frame.at(months, limits[1])[::-1]]), color, 0.6)
+    return rows
 
 
-def _mark_risk_time(axes, p: Prediction) -> None:
-    """S at the risk time. The text stands where the falling curve does not pass: right above it, or at the bottom."""
-    month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
-    axes.plot([month, month, 0], [0, value, value], color=_color(p), lw=1, ls=(0, (4, 3)), zorder=3)
-    axes.plot(month, value, "o", color=_color(p), ms=7, mec="white", mew=1.4, zorder=6)
-    above = value < 0.62  # higher up is the legend
-    axes.annotate(
-        f"{value:.0%} alive at {months_text(p.bundle.risk_time_days)}", (month, value if above else 0.03),
-        xytext=(11, 9) if above else (6, 0), textcoords="offset points", color=_color(p), fontsize=11,
-        fontweight="bold", va="bottom", ha="left", zorder=7,
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "edgecolor": "none"},
-    )  # fmt: skip
-
-
-def _mark_median(axes, p: Prediction) -> list:
+def _mark_median(canvas: Canvas, p: Prediction, frame: _Frame) -> list[_Row]:
     """The median's mark, for the legend; none where S stays above 0.5."""
     if p.median_survival_days is None:
         return []
     month = p.median_survival_days / MONTH_DAYS
-    return axes.plot(month, 0.5, "D", color="white", ms=6, mec=INK, mew=1.3, zorder=5, lw=0,
-                     label=f"Half have died: {month:.1f} months (median)")  # fmt: skip
+    _diamond(canvas, *frame.at(month, 0.5))
+    return [_Row(f"Half have died: {month:.1f} months (median)", "diamond", INK)]
 
 
-def _draw_slices(figure, p: Prediction) -> None:
+def _diamond(canvas: Canvas, x: float, y: float) -> None:
+    for reach, color in ((5.1, INK), (3.3, "white")):
+        canvas.polygon([(x - reach, y), (x, y - reach), (x + reach, y), (x, y + reach)], color)
+
+
+def _mark_risk_time(canvas: Canvas, p: Prediction, frame: _Frame, lines: list[np.ndarray]) -> None:
+    """S at the risk time; the text stands where it covers least of the lines (each points [n, 2])."""
+    month, value = p.bundle.risk_time_days / MONTH_DAYS, 1 - p.risk
+    x, y = frame.at(month, value)
+    canvas.polyline([(x, BOTTOM), (x, y), (LEFT, y)], _color(p), 1.0, DASHED)
+    turn = np.linspace(0, 2 * np.pi, 48)
+    for reach, color in ((4.2, "white"), (2.9, _color(p))):
+        canvas.polygon(np.stack([x + reach * np.cos(turn), y + reach * np.sin(turn)], axis=1), color)
+    text = f"{value:.0%} alive at {months_text(p.bundle.risk_time_days)}"
+    width = canvas.text_width(text, 11, BOLD)
+    left = min(x + 11, RIGHT - width)
+    places = [(left, y - 11), (left, BOTTOM - 9), (left, y + 20), (RIGHT - width, TOP + 14), (RIGHT - width, y - 11)]
+    places = [place for place in places if TOP + 10 <= place[1] <= BOTTOM - 5]
+    left, baseline = min(places, key=lambda at: _covered(lines, at[0] - 3, at[0] + width + 3, at[1] - 11, at[1] + 5))
+    canvas.text(left, baseline, text, 11, BOLD, _color(p))
+
+
+def _draw_legend(canvas: Canvas, rows: list[_Row]) -> None:
+    """Below the axes, where it hides nothing, in two columns."""
+    texts = [textwrap.wrap(row.text, 44, max_lines=3, placeholder=" …") for row in rows]
+    half = (sum(len(text) for text in texts) + 1) // 2
+    column, baseline, above = 0, LEGEND_TOP, 0
+    for row, text in zip(rows, texts):
+        if column == 0 and above + len(text) > half:
+            column, baseline = 1, LEGEND_TOP
+        left = LEFT + column * (RIGHT - LEFT) / 2
+        _draw_sign(canvas, row, left, left + LEGEND_SIGN - 7, baseline - 3)
+        for line in text:
+            canvas.text(left + LEGEND_SIGN, baseline, line, LEGEND_SIZE, color=INK)
+            baseline += LEGEND_STEP
+        above += len(text)
+
+
+def _covered(lines: list[np.ndarray], left: float, right: float, top: float, bottom: float) -> int:
+    """How much of the lines lies in a box."""
+    at = np.linspace(left, right, 50)
+    heights = np.array([np.interp(at, *line.T) for line in lines])
+    return int(((heights > top) & (heights < bottom)).sum())
+
+
+def _draw_sign(canvas: Canvas, row: _Row, left: float, right: float, y: float) -> None:
+    if row.sign == "diamond":
+        _diamond(canvas, (left + right) / 2, y)
+    elif row.sign == "band":
+        canvas.box(left, y - 3.2, right, y + 3.2, row.color, 0.6)
+    else:
+        canvas.polyline([(left, y), (right, y)], row.color, row.width, row.dash)
+
+
+# --- Beside it --------------------------------------------------------------------------------------------------------
+
+
+def _draw_slices(canvas: Canvas, p: Prediction) -> None:
     """The best slices, all cut to the window that holds the widest of their tumours, so that they are to one scale."""
     shown = p.slices.best(SHOWN_SLICES)
     window = tumour_window(shown.images)
-    half = (window.stop - window.start) // 2
-    for number, (image, place) in enumerate(zip(shown.images, _places(figure))):
-        axes = figure.add_axes(place)
-        axes.imshow(image[window, window], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.text(0.03, 0.97, f"{shown.area_mm2[number] / 100:.1f} cm²", transform=axes.transAxes, color="white",
-                  fontsize=9 if number == 0 else 7, va="top")  # fmt: skip
-        pixel = p.bundle.preprocessing.pixel_size_mm
-        if number == 0 and pixel and SCALE_BAR_MM / pixel < half:
-            end, bottom = 2 * half - 4, 2 * half - 4
-            axes.plot([end - SCALE_BAR_MM / pixel, end], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
-            axes.text(end, bottom - 2, f"{SCALE_BAR_MM} mm", color="white", fontsize=7.5, ha="right", va="bottom")
+    canvas.text(PANEL_LEFT, TOP - 15, f"What the network saw: {len(p.slices)} slices, the best first", 9.5, color=INK)
+    for number, (image, (left, top, edge)) in enumerate(zip(shown.images, _places())):
+        canvas.image(left, top, edge, edge, image[window, window])
+        size = 9 if number == 0 else 7
+        area = f"{shown.area_mm2[number] / 100:.1f} cm²"
+        canvas.text(left + 0.03 * edge, top + 0.03 * edge + size, area, size, color="white")
+    pixel = p.bundle.preprocessing.pixel_size_mm
+    if pixel:
+        left, top, edge = _places()[0]
+        _draw_scale_bar(canvas, left, top, edge, SCALE_BAR_MM / pixel / (window.stop - window.start))
 
 
-def _places(figure) -> list[tuple[float, float, float, float]]:
-    """Figure coordinates of the slices: the best large, the others below one another beside it."""
-    width, height = figure.get_size_inches()
-    gap = 0.07  # inches
-    large = ((PANEL_RIGHT - PANEL_LEFT) * width - gap / 3) * 3 / 4
+def _draw_scale_bar(canvas: Canvas, left: float, top: float, edge: float, share: float) -> None:
+    """In the picture's lower right corner, where the bar takes less than half of its width."""
+    if share < 0.5:
+        right, y = left + 0.95 * edge, top + 0.95 * edge
+        canvas.polyline([(right - share * edge, y), (right, y)], "white", 2)
+        canvas.text(right, y - 5, f"{SCALE_BAR_MM} mm", 7.5, color="white", align="right")
+
+
+def _places() -> list[tuple[float, float, float]]:
+    """(left, top, edge) of the slices: the best large, the others below one another beside it."""
+    gap = 5.0
+    large = (PANEL_RIGHT - PANEL_LEFT - gap / 3) * 3 / 4
     small = (large - 2 * gap) / 3
-    top, left = 0.805 * height, PANEL_LEFT * width
-    inches = [(left, top - large, large, large)]
-    inches += [(left + large + gap, top - small - n * (small + gap), small, small) for n in range(SHOWN_SLICES - 1)]
-    return [(x / width, y / height, w / width, h / height) for x, y, w, h in inches]
+    top, beside = TOP - 10, PANEL_LEFT + large + gap
+    return [(PANEL_LEFT, top, large), *((beside, top + n * (small + gap), small) for n in range(SHOWN_SLICES - 1))]
 
 
-def _draw_table(axes, p: Prediction) -> None:
-    axes.set_axis_off()
-    header, rows = horizon_table(p)
+def _draw_table(canvas: Canvas, p: Prediction) -> None:
+    header, found = horizon_table(p)
     level = p.population.interval_level
     kind, beside = ("p", "its slices") if level is None else ("ci", f"{level:.0%} interval")
-    cells = [[f"{r['horizon_months']} months", _percent(r["survival"]), _range(r, kind),
-              _percent(r["reference_survival"])] for r in (dict(zip(header, row)) for row in rows)]  # fmt: skip
-    table = axes.table(
-        [["alive at", "this tumour", beside, "cohort"], *cells], cellLoc="center", edges="horizontal",
-        bbox=(0, 0, 1, 1), colWidths=(0.27, 0.23, 0.27, 0.23),
-    )  # fmt: skip
-    table.auto_set_font_size(False)
-    table.set_fontsize(9)
-    for (row, column), cell in table.get_celld().items():
-        cell.set_edgecolor(FAINT)
-        cell.set_text_props(
-            color=INK if row and column < 2 else GREY, weight="bold" if row and column == 1 else "normal"
-        )
+    rows = [["alive at", "this tumour", beside, "cohort"]]
+    for row in (dict(zip(header, values)) for values in found):
+        rows.append([f"{row['horizon_months']} months", _percent(row["survival"]), _range(row, kind),
+                     _percent(row["reference_survival"])])  # fmt: skip
+    top, bottom = 305.0, 405.5
+    step, width = (bottom - top) / len(rows), PANEL_RIGHT - PANEL_LEFT
+    for number, cells in enumerate(rows):
+        y = top + number * step
+        canvas.polyline([(PANEL_LEFT, y), (PANEL_RIGHT, y)], FAINT, 1.0)
+        for column, (middle, text) in enumerate(zip((0.135, 0.385, 0.635, 0.885), cells)):
+            canvas.text(
+                PANEL_LEFT + middle * width, y + step / 2 + 3.2, text, min(9, 0.8 * step),
+                BOLD if number and column == 1 else REGULAR, INK if number and column < 2 else GREY, "center",
+            )  # fmt: skip
+    canvas.polyline([(PANEL_LEFT, bottom), (PANEL_RIGHT, bottom)], FAINT, 1.0)
 
 
-def _draw_words(figure, p: Prediction, title: str) -> None:
+def _draw_words(canvas: Canvas, p: Prediction, title: str) -> None:
+    inside = p.inside_training_range
     width = PANEL_RIGHT - LEFT
-    heading = _fitted(figure, title, 0.6 if not p.inside_training_range else width, 1, 16, weight="bold")
-    figure.text(LEFT, 0.948, heading, fontsize=16, fontweight="bold", color=INK)
-    if not p.inside_training_range:
-        figure.text(PANEL_RIGHT, 0.951, f"  {OUTSIDE}  ", fontsize=10.5, fontweight="bold", color="white", ha="right",
-                    bbox={"boxstyle": "square,pad=0.35", "facecolor": CAUTION, "edgecolor": "none"})  # fmt: skip
-    text = _fitted(figure, sentence(p), width, 3, 9.5)
-    figure.text(LEFT, 0.927, text, fontsize=9.5, color=INK, va="top", linespacing=1.3)
-    saw = f"What the network saw: {len(p.slices)} slices, the best first"
-    figure.text(PANEL_LEFT, 0.815, saw, fontsize=9.5, color=INK)
-    horizon = p.rmst_horizon_days / MONTH_DAYS
+    heading = _fitted(canvas, title, width if inside else 0.6 * WIDTH, 1, 16, BOLD)
+    canvas.text(LEFT, 26.2, heading[0], 16, BOLD, INK)
+    if not inside:
+        left = PANEL_RIGHT - canvas.text_width(OUTSIDE, 10.5, BOLD)
+        canvas.box(left - 12, 11, PANEL_RIGHT, 31, CAUTION)
+        canvas.text(left - 6, 24.7, OUTSIDE, 10.5, BOLD, "white")
+    for number, line in enumerate(_fitted(canvas, sentence(p), width, 3, 9.5)):
+        canvas.text(LEFT, 46 + 12.4 * number, line, 9.5, color=INK)
+    mean = f"mean within {p.rmst_horizon_days / MONTH_DAYS:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months"
     facts = [
-        f"Median: {median_text(p)}; mean within {horizon:.0f} months: {p.rmst_days / MONTH_DAYS:.1f} months",
+        *_one_or_two(canvas, f"Median: {median_text(p)}", mean, PANEL_RIGHT - PANEL_LEFT, 8.3),
         f"Tumour: {size_text(p)}",
         f"Population: {p.population.title}",
         *([f"Entered beside the image: {covariates_text(p)}"] if p.covariates else []),
     ]
-    lines = [_fitted(figure, fact, PANEL_RIGHT - PANEL_LEFT, 1, 8.3) for fact in facts]
-    figure.text(PANEL_LEFT, 0.172, "\n".join(lines), fontsize=8.3, color=INK, va="top", linespacing=1.45)
+    for number, fact in enumerate(facts):
+        line = _fitted(canvas, fact, PANEL_RIGHT - PANEL_LEFT, 1, 8.3)[0]
+        canvas.text(PANEL_LEFT, 419 + 11.3 * number, line, 8.3, color=INK)
     if p.warnings:
         more = f" (and {len(p.warnings) - 1} more)" if len(p.warnings) > 1 else ""
-        text = _fitted(figure, f"Warning: {p.warnings[0]}", width - 0.07, 1, 8.2) + more
-        figure.text(LEFT, 0.058, text, fontsize=8.2, color=CAUTION)
-    figure.text(LEFT, 0.025, RESEARCH_USE_ONLY, fontsize=8.8, fontweight="bold", color=ALERT)
-    figure.text(
-        PANEL_RIGHT, 0.025, _fitted(figure, f"Model {p.bundle.id} · {p.provenance['software']}", 0.46, 1, 8),
-        fontsize=8, color=GREY, ha="right",
-    )  # fmt: skip
+        room = width - canvas.text_width(more, 8.2)
+        warning = _fitted(canvas, f"Warning: {p.warnings[0]}", room, 1, 8.2)[0]
+        canvas.text(LEFT, HEIGHT - 28.5, warning + more, 8.2, color=CAUTION)
+    canvas.text(LEFT, HEIGHT - 12.6, RESEARCH_USE_ONLY, 8.8, BOLD, ALERT)
+    model = _fitted(canvas, f"Model {p.bundle.id} · {p.provenance['software']}", 0.46 * WIDTH, 1, 8)[0]
+    canvas.text(PANEL_RIGHT, HEIGHT - 12.6, model, 8, color=GREY, align="right")
+
+
+def _one_or_two(canvas: Canvas, first: str, second: str, width: float, size: float) -> list[str]:
+    """Both texts in one line, where they fit."""
+    both = f"{first}; {second}"
+    return [both] if canvas.text_width(both, size) <= width else [first, second[:1].upper() + second[1:]]
 
 
 def _range(row: dict, kind: str) -> str:
@@ -234,24 +311,21 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-def _fitted(figure, text: str, width: float, most: int, size: float, weight: str = "normal") -> str:
-    """The text in a limited number of lines of a part of the figure's width; the rest is cut."""
-    renderer = figure.canvas.get_renderer()
-    font = FontProperties(size=size, weight=weight)
-    limit = width * figure.bbox.width
+def _fitted(canvas: Canvas, text: str, width: float, most: int, size: float, font: str = REGULAR) -> list[str]:
+    """The text in a limited number of lines of a width in points; the rest is cut."""
 
     def wide(line: str) -> float:
-        return renderer.get_text_width_height_descent(line, font, ismath=False)[0]
+        return canvas.text_width(line, size, font)
 
-    lines: list = [""]
+    lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if wide(longer) <= limit or not lines[-1]:
+        if wide(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     cut = len(lines) > most
-    return "\n".join(_cut(line, wide, limit, cut and n == most - 1) for n, line in enumerate(lines[:most]))
+    return [_cut(line, wide, width, cut and n == most - 1) for n, line in enumerate(lines[:most])]
 
 
 def _cut(line: str, wide, limit: float, more: bool) -> str:

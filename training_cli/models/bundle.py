@@ -24,8 +24,17 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, MONTH_DAYS, kaplan_meie
 from CNNSurvivalLib.image_text import encode_images
 from CNNSurvivalLib.network import GREY_SCALE
 
-from ..cohort.store import REJECTED_FILE, Store, preprocessing_info
-from ..training.runs import MAX_SLICES, Run, patient_survival, patients_sha256, risk_at
+from ..cohort.store import REJECTED_FILE, Store
+from ..cohort.store_files import preprocessing_info
+from ..training.runs import (
+    MAX_SLICES,
+    Run,
+    check_same_preprocessing,
+    patient_survival,
+    patients_sha256,
+    risk_at,
+    stages,
+)
 from .card import TEST, Card, CohortTexts, card_info, number
 from .model_card import CARD_FILE, model_card
 from .self_test import self_test_images
@@ -93,8 +102,9 @@ def export_bundle(
     """
     if not reference_store.patient_ids:
         raise UsageError(f"None of the patients asked for is in the store '{reference_store.folder}'.")
-    _check_same_slices(run, reference_store, test_store)
-    _check_other_model(output, name)
+    for store in filter(None, (reference_store, test_store)):
+        check_same_preprocessing(run, store)
+    check_other_model(output, name)
     with threadpool_limits(limits=1, user_api="blas"):  # the same numbers to the last bit on any number of cores
         info = _bundle_info(
             run, [reference_store, *training_stores], list(metrics_rows), card, test_store, metrics_cohort,
@@ -138,8 +148,9 @@ def export_populations(
 
     The others are as in ``export_bundle``, and so are the errors.
     """
-    _check_same_slices(run, pretrain_store, *stores.values())
-    _check_other_model(output, name)
+    for store in (pretrain_store, *stores.values()):
+        check_same_preprocessing(run, store)
+    check_other_model(output, name)
     with threadpool_limits(limits=1, user_api="blas"):
         info = _bundle_info(run, [pretrain_store], [], card, None, None, None, max_slices)
     del info["reference_cohort"], info["input_ranges"]
@@ -220,7 +231,7 @@ def _bundle_info(run, stores, metrics_rows, card, test_store, metrics_cohort, ca
             metrics,
             cohorts[-1] if test_store is not None else None,
             None if calibration is None else (calibration, risk_time),
-            any(_same_cohort(stage, reference_store) for stage in _stages(run.info)),
+            any(same_cohort(stage, reference_store) for stage in stages(run.info)),
         ),
         "training": _training_info(run.info),
     }
@@ -237,18 +248,15 @@ def _input_ranges(stores: list[Store], max_slices: int) -> dict:
     return {name: np.percentile(value, (1, 99)).tolist() for name, value in values.items()}
 
 
-def _stages(run_info: dict) -> list[dict]:
-    """run.json of every training that led to these weights, the first one first."""
-    earlier = run_info.get("parent")
-    return [*(_stages(earlier) if earlier else []), run_info]
-
-
 def _cohorts(run: Run, stores: list[Store], card: Card, test_store: Store | None, max_slices: int) -> list[dict]:
     cohorts = []
-    for stage in _stages(run.info):
+    for stage in stages(run.info):
         key, use = STAGES[stage["kind"]]
+        if "bundle_cohort" in stage:
+            cohorts.append({**stage["bundle_cohort"], "use": use, **_corrected(card, key)})
+            continue
         texts, counts = card.cohort(key), stage["cohort"]
-        excluded = next((_excluded(store) for store in stores if _same_cohort(stage, store)), None)
+        excluded = next((_excluded(store) for store in stores if same_cohort(stage, store)), None)
         kept = f"Of {counts['slices']} usable slices {counts['slices_kept']} were learned from, of " \
                f"{counts['patients_kept']} patients"  # fmt: skip
         cohorts.append({
@@ -265,6 +273,15 @@ def _cohorts(run: Run, stores: list[Store], card: Card, test_store: Store | None
     return cohorts
 
 
+def _corrected(card: Card, key: str) -> dict:
+    """What the card says of a cohort that the bundle's parent describes, too.
+
+    "finetuning" in the card is the last training's, not that of an earlier one.
+    """
+    texts = card.cohorts.pretraining if key == "pretraining" else None
+    return {} if texts is None else texts.model_dump(exclude_none=True)
+
+
 def _excluded(store: Store) -> str | None:
     """How many of the cohort are not in the store; None where the store is a part or does not say."""
     path = store.folder / REJECTED_FILE
@@ -272,10 +289,12 @@ def _excluded(store: Store) -> str | None:
     if not whole or not path.is_file():
         return None
     rejected = pd.read_csv(path, dtype=str)["patient_id"].nunique()
-    return f"{rejected} further patients were excluded: no usable slice, no image or no follow-up"
+    were = "patient was" if rejected == 1 else "patients were"
+    return f"{rejected} further {were} excluded: no usable slice, no image or no follow-up"
 
 
-def _same_cohort(stage: dict, store: Store) -> bool:
+def same_cohort(stage: dict, store: Store) -> bool:
+    """Whether a training (run.json) was on exactly these patients."""
     return stage["store"]["sha256"] == store.sha256 and set(stage["store"]["patients"]) == set(store.patient_ids)
 
 
@@ -284,8 +303,8 @@ def _reference_label(run: Run, store: Store, card: Card) -> str:
     count = len(store.patients)
     if card.reference_label is not None:
         return card.reference_label.replace("{patients}", str(count))
-    for stage in reversed(_stages(run.info)):
-        if _same_cohort(stage, store):
+    for stage in reversed(stages(run.info)):
+        if same_cohort(stage, store):
             key = STAGES[stage["kind"]][0]
             return f"{count} patients of {card.cohort(key).name}"
     raise UsageError(
@@ -311,7 +330,7 @@ def _metrics(rows: list[dict], cohort: str | None) -> list[dict]:
 
 def _training_info(run_info: dict) -> dict:
     """The run without its patients and what bundle.json says elsewhere; the trainings before it under "parent"."""
-    left_out = ("edges_days", "preprocessing", "store", "parent")
+    left_out = ("edges_days", "preprocessing", "store", "parent", "bundle_card", "bundle_cohort")
     info = {name: value for name, value in run_info.items() if name not in left_out}
     info["store_sha256"] = run_info["store"]["sha256"]
     if run_info["store"]["patients"]:  # a network from a bundle has the digests already, and no ids
@@ -364,20 +383,7 @@ def _read_csv(path: Path, what: str, columns: tuple) -> pd.DataFrame:
 # --- Inside -----------------------------------------------------------------------------------------------------------
 
 
-def _check_same_slices(run: Run, *stores: Store | None) -> None:
-    wanted = preprocessing_info(run.preprocessing)
-    for store in filter(None, stores):
-        cut = preprocessing_info(store.preprocessing)
-        different = [name for name in wanted if cut[name] != wanted[name]]
-        if different:
-            name = different[0]
-            raise UsageError(
-                f"The slices of '{store.folder}' were cut with {name} = {cut[name]}, those of the run with "
-                f"{wanted[name]}; give the store that was prepared as the run's was."
-            )
-
-
-def _check_other_model(output, name: str) -> None:
+def check_other_model(output, name: str) -> None:
     """Refuse to replace a model of another name."""
     path = Path(output) / "bundle.json"
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from pydantic import Field
@@ -80,19 +82,39 @@ class Card(Table):
         return texts
 
 
-def read_card(path) -> Card:
+def read_card(path, cohorts: Sequence[str] = ()) -> Card:
     """Read and check a card.
+
+    Parameters
+    ----------
+    path : str or Path
+    cohorts : sequence of str
+        Cohorts that it must describe: "pretraining", "finetuning", "test".
 
     Raises
     ------
     UsageError
-        For a file that is missing or not TOML, for the first key that is missing, empty, unknown or of another kind
-        than it must be, and for a checklist or an item of one that there is not.
+        For a file that is missing or not TOML, for a key that is unknown or of another kind than it must be, for all
+        that is missing or empty, and for a checklist or an item of one that there is not.
     """
     path, _, content = read_toml(path, "card")
-    card = checked(Card, content, f"card '{path}'", 'write it, or "not known"')
+    content = _filled(content)
+    described = content.setdefault("cohorts", {})
+    if isinstance(described, dict):
+        for role in cohorts:
+            described.setdefault(role, {})  # so that what it lacks is told with all else that is missing
+    card = checked(Card, content, f"card '{path}'", 'write {}, or "not known"')
     checklists_markdown({"checklists": card.checklists})  # before hours of work, and before anything is written
     return card
+
+
+def _filled(content: dict) -> dict:
+    """A table without the texts that are empty: those of a card that was not completed."""
+    return {
+        key: _filled(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if not (isinstance(value, str) and not value.strip())
+    }
 
 
 def card_info(

@@ -23,7 +23,8 @@ from CNNSurvivalLib.files import atomic_write, ensure_output_folder
 from CNNSurvivalLib.network import CROP_PX, GREY_SCALE, import_torch, network_from_weights
 from CNNSurvivalLib.prediction import RESEARCH_USE_ONLY
 
-from ..cohort.store import preprocessing_info
+from ..cohort.store_files import preprocessing_info
+from ..options import install_command
 from ..training.runs import Run
 from .self_test import largest_difference
 
@@ -109,8 +110,8 @@ def _need_packages(file_format: str) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise CNNSurvivalError(
-                f"The format {file_format} needs the package {package}, which is not installed; install it with "
-                f"'pip install {' '.join(PACKAGES[file_format])}'."
+                f"The format {file_format} needs the package {package}, which is not installed here; run "
+                f"{install_command('train' if package == 'torch' else 'export')}."
             ) from error
 
 

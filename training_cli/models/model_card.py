@@ -12,6 +12,7 @@ import numpy as np
 
 from CNNSurvivalLib.hazards import MONTH_DAYS, months_text
 
+from ..evaluation.metrics import ipa_caution
 from .checklists import checklists_markdown, markdown_text
 
 CARD_FILE = "MODEL_CARD.md"
@@ -78,6 +79,7 @@ def model_card(info: dict) -> str:
         text=markdown_text, sentence=_sentence, months=months_text, percent="{:.0%}".format, interval=_interval,
         metric_name=_metric_name,
     )  # fmt: skip
+    deaths = {cohort["name"]: cohort["events"] for cohort in info["cohorts"]}
     return environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8")).render(
         info,
         edges=info["intervals"]["edges_days"],
@@ -86,10 +88,18 @@ def model_card(info: dict) -> str:
         explained=list(dict.fromkeys(m["name"] for m in info["metrics"] if m["name"] in METRIC_MEANINGS)),
         populations=_populations(info),
         default_population=info.get("default_population"),
+        ipa_caution=_ipa_caution(info["metrics"], lambda m: deaths.get(m.get("cohort"))),
         sanity=info.get("sanity", []),
         checklists=checklists_markdown(info["card"]) if "checklists" in info["card"] else "",
         stages=_stages(info["training"]),
     )
+
+
+def _ipa_caution(entries: list[dict], deaths) -> str | None:
+    """The sentence below scores of which an IPA is one that its patients cannot carry. deaths: of an entry's cohort."""
+    scores = [m for m in entries if m["name"] == "ipa" and " minus " not in m.get("predictor", "")]
+    found = [ipa_caution(m.get("ci_low"), m.get("ci_high"), deaths(m)) for m in scores]
+    return next(filter(None, found), None)
 
 
 def _populations(info: dict) -> list[dict]:
@@ -102,6 +112,7 @@ def _populations(info: dict) -> list[dict]:
             "alive": _alive(entry["reference_cohort"]["kaplan_meier"]),
             "risks": _risks(entry["reference_cohort"]["risk_quantiles"]),
             "scores": _scores(entry.get("metrics", [])) if "populations" in info else [],
+            "ipa_caution": _ipa_caution(entry.get("metrics", []), lambda _, e=entry: e.get("events")),
         }
         for entry in entries
     ]
@@ -162,6 +173,9 @@ def _settings(stage: dict) -> list[tuple[str, object]]:
     for name, value in stage.items():
         if name in NO_SETTINGS:
             continue
+        if name == "comparison":
+            value = ", ".join(f"{row['learn']} {row['loss']:.4f}" for row in value or []) or "none"
+            name = "cross-validated loss per patient"
         if name.endswith("per_epoch") or name == "losses":
             name, value = "mean loss, first and last epoch", f"{value[0]:.4f}, {value[-1]:.4f}" if value else "none"
         elif isinstance(value, dict):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
 
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
@@ -31,6 +30,7 @@ from ..cohort.store import Store
 from ..training.last_layer import OFFSET_SD, TREND_SD
 from ..training.runs import MAX_SLICES
 from .bundle import monthly_kaplan_meier
+from .covariates import KNOWN_COVARIATES
 
 # The prior of a coefficient, per standard deviation of its covariate: normal with this standard deviation.
 PRIOR_SD = 0.5
@@ -493,16 +493,6 @@ def covariate_entry(covariate: Covariate) -> dict:
     return {**entry, "low": covariate.low, "high": covariate.high}
 
 
-# The covariates that a population can take, by the name of their column. It takes those that its [[population]] table
-# or ``recalibrate --covariates`` names.
-KNOWN_COVARIATES = {
-    "age_years": Covariate("age_years", "age", "years", 18, 110),
-    "n_stage": Covariate("n_stage", "N stage", "", 0, 3, {"N0": 0, "N1": 1, "N2": 2, "N3": 3}),
-    "t_stage": Covariate("t_stage", "T stage", "", 0, 4, {"T0": 0, "T1": 1, "T2": 2, "T3": 3, "T4": 4}),
-    "hpv": Covariate("hpv", "HPV", "", 0, 1, {"negative": 0, "positive": 1}),
-}
-
-
 def covariate_values(table, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of a patients' table as numbers, NaN where not known; name -> float [patients].
 
@@ -578,4 +568,6 @@ def _check_deaths(scores: Scores) -> None:
 
 
 def _minimise(function: Callable, size: int) -> np.ndarray:
+    from scipy.optimize import minimize
+
     return minimize(function, np.zeros(size), method="BFGS", options={"gtol": 1e-4}).x

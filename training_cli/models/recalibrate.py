@@ -20,9 +20,10 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder
 
 from ..cohort.splits import stratified_folds
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store import Store
 from ..evaluation.metrics import concordance, ipa
-from ..training.runs import Run, check_not_learned_from, load_network, patients_sha256
+from ..progress import working
+from ..training.runs import Run, check_not_learned_from, check_same_preprocessing, load_network, patients_sha256
 from . import populations as fitting
 from .model_card import CARD_FILE
 
@@ -104,7 +105,8 @@ def recalibrate(
     new_version = f"{bundle.info['version']}-{name}"
     _check(run, store, name, new_version, output, few, also_trained_on)
     values = _covariates(store, covariates)
-    with threadpool_limits(limits=1, user_api="blas"):  # the same numbers to the last bit on any number of cores
+    # One thread: the same numbers to the last bit on any number of cores.
+    with threadpool_limits(limits=1, user_api="blas"), working("Choosing and judging what to refit"):
         scores = fitting.cohort_scores(bundle.network_weights, store, bundle.edges_days, bundle.max_slices)
         judged = {each: _crossvalidated(scores, each, values, folds, seed, bundle.risk_time_days)
                   for each in (["none", kind] if kind else ["none", *KINDS])}  # fmt: skip
@@ -270,9 +272,7 @@ def _check(run: Run, store: Store, name: str, version: str, output, few: bool, a
         )
     if name in {each.name for each in bundle.populations}:
         raise UsageError(f"The model '{bundle.id}' has a population '{name}' already; choose another name.")
-    if preprocessing_info(run.preprocessing) != store.info["preprocessing"]:
-        raise UsageError(f"The slices of '{store.folder}' were cut in another way than those of the model "
-                         f"'{bundle.id}'; prepare the store with the model's settings.")  # fmt: skip
+    check_same_preprocessing(run, store)
     if not also_trained_on:
         check_not_learned_from(run, store)
     _check_output(output, f"{bundle.info['name']}-{version}")

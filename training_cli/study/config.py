@@ -38,7 +38,7 @@ from CNNSurvivalLib.errors import UsageError, existing
 from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS
 from CNNSurvivalLib.slices import Preprocessing
 
-from ..models.populations import KNOWN_COVARIATES
+from ..models.covariates import KNOWN_COVARIATES
 from ..options import BASELINES
 from ..toml_file import (
     Number,

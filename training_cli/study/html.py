@@ -87,27 +87,43 @@ def write_report(content: Report, folder) -> Path:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)  # fmt: skip
     template = environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8"))
-    html = template.render(report=content, sections=sections, warning=RESEARCH_USE_ONLY, shown=shown)
+    html = template.render(report=content, sections=sections, warning=RESEARCH_USE_ONLY)
     with atomic_write(folder / REPORT_FILE) as stream:
         stream.write(html)
     return folder / REPORT_FILE
 
 
-def shown(value) -> str:
-    """A cell as the report shows it: three decimals, fewer for large and more for very small numbers."""
+def shown_column(name: str, values: Sequence) -> list[str]:
+    """The cells of a column as the report shows them, the numbers all in one format.
+
+    Three decimals; one where all are 100 or more; powers of ten where all are below 0.001. In a column of p values
+    (named p, or ending in _p) one that three decimals cannot show is "< 0.001".
+    """
+    sizes = [abs(float(value)) for value in values if _is_fraction(value) and math.isfinite(value) and value != 0]
+    form = "{:.3f}"
+    if sizes and min(sizes) >= 100:
+        form = "{:.1f}"
+    elif sizes and max(sizes) < 0.001:
+        form = "{:.1e}"
+    is_p = name.lower() == "p" or name.lower().endswith("_p")
+    return [_shown(value, form, is_p) for value in values]
+
+
+def _shown(value, form: str, is_p: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "\u2013"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str) or not _is_number(value):
+    if not _is_number(value):
         return str(value)
-    if isinstance(value, numbers.Integral):
-        text = str(value)
-    elif value != 0 and abs(value) < 0.001:
-        text = f"{value:.1e}"
-    else:
-        text = f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
-    return text.replace("-", MINUS) if value < 0 else text
+    if is_p and 0 <= value < 0.001:
+        return "< 0.001"
+    text = form.format(value) if _is_fraction(value) else str(value)
+    return text.replace("-", MINUS, 1) if value < 0 and text.strip("-0.") else text.lstrip("-")
+
+
+def _is_fraction(value) -> bool:
+    return _is_number(value) and not isinstance(value, numbers.Integral)
 
 
 def _is_number(value) -> bool:
@@ -133,8 +149,9 @@ def _table(table: Table, folder: Path, names: set[str]) -> dict:
     write_csv(path, table.header, [[_csv_cell(value) for value in row] for row in table.rows])
     number = [bool(table.rows) and all(_is_number(row[c]) or row[c] is None for row in table.rows)
               for c in range(len(table.header))]  # fmt: skip
-    file = path.relative_to(folder).as_posix()
-    return {"kind": "table", "id": f"table-{name}", "table": table, "is_number": number, "file": file}
+    columns = [shown_column(title, [row[c] for row in table.rows]) for c, title in enumerate(table.header)]
+    return {"kind": "table", "id": f"table-{name}", "table": table, "is_number": number,
+            "rows": list(zip(*columns)) if table.rows else [], "file": path.relative_to(folder).as_posix()}  # fmt: skip
 
 
 def _csv_cell(value):

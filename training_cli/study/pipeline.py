@@ -33,6 +33,7 @@ from ..cohort.tables import read_table
 from ..evaluation import baselines, crossvalidation, finetuning, metrics
 from ..models.bundle import export_bundle
 from ..models.card import Card, read_card
+from ..progress import progress
 from ..training import train as training
 from ..training.runs import Run, patient_survival, risk_at, risk_column
 from . import held_out
@@ -84,6 +85,7 @@ class Outcome:
     metrics: pd.DataFrame
     differences: pd.DataFrame
     baselines: Path
+    notes: tuple[str, ...] = ()  # where metrics of the test patients are undefined
     held_out: pd.DataFrame | None = None
 
 
@@ -99,10 +101,10 @@ def reproduce(study: Study, folder, jobs: int = 1, log: Log = print) -> Outcome:
     preferred = _preferred(workspace, chosen, chosen_after)
     fitted = _baselines(workspace, runs)
     predictions = _predictions(workspace, runs, fitted)
-    scores, differences = _test(workspace, predictions)
+    scores, differences, notes = _test(workspace, predictions)
     centres = _hold_out(workspace, runs)
     outcome = Outcome(
-        workspace, runs, chosen, chosen_after, preferred, predictions, scores, differences, fitted, centres
+        workspace, runs, chosen, chosen_after, preferred, predictions, scores, differences, fitted, notes, centres
     )
     _export(outcome)
     return outcome
@@ -216,9 +218,10 @@ def _crossvalidate_finetuning(workspace: StudyWorkspace, runs) -> pd.DataFrame:
             workspace.study.crossvalidation.finetune_folds, _finetune_settings(workspace, network).seed,
             workspace.max_slices, workspace.horizon,
         )  # fmt: skip
-        for name, fine_tuned in (("before", "no"), ("after", "yes")):
-            for row in _score(workspace, store.time, store.event, {workspace.horizon: risks[name].to_numpy()}):
-                rows.append({"network": network.id, "fine_tuned": fine_tuned, **row})
+        with metrics.warnings_told(workspace.log):
+            for name, fine_tuned in (("before", "no"), ("after", "yes")):
+                for row in _score(workspace, store.time, store.event, {workspace.horizon: risks[name].to_numpy()}):
+                    rows.append({"network": network.id, "fine_tuned": fine_tuned, **row})
     table = pd.DataFrame(rows, columns=columns)
     ensure_output_folder(path.parent)
     write_csv(path, columns, table.itertuples(index=False))
@@ -290,20 +293,24 @@ def network_predictions(run: Run, store: Store, horizons, max_slices: int) -> pd
     return pd.DataFrame({**table, **risks})
 
 
-def _test(workspace: StudyWorkspace, predictions: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The only stage that uses the test patients: metrics of every model, and how each differs from tumour volume."""
+def _test(workspace: StudyWorkspace, predictions: dict[str, pd.DataFrame]):
+    """The only stage that uses the test patients: (metrics of every model, how each differs from tumour volume, a
+    sentence for each metric that is undefined somewhere)."""
     workspace.log("Scoring the test patients")
-    rows, differences = [], []
-    for name, table in predictions.items():
-        time, event, risks = _arrays(workspace, table)
-        rows += [{"model": name, **row} for row in _score(workspace, time, event, risks)]
-        if name != "volume" and "volume" in predictions:
-            differences += _differences(workspace, name, table, predictions["volume"])
+    rows, differences, notes = [], [], []
+    with metrics.warnings_told(notes.append):
+        for name, table in progress(predictions.items(), len(predictions), "Scoring", "model"):
+            time, event, risks = _arrays(workspace, table)
+            rows += [{"model": name, **row} for row in _score(workspace, time, event, risks)]
+            if name != "volume" and "volume" in predictions:
+                differences += _differences(workspace, name, table, predictions["volume"])
+    for note in notes:
+        workspace.log(note)
     scores = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     against = pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
     write_csv(workspace.folder / TEST / "metrics.csv", METRIC_COLUMNS, scores.itertuples(index=False))
     write_csv(workspace.folder / TEST / "differences.csv", DIFFERENCE_COLUMNS, against.itertuples(index=False))
-    return scores, against
+    return scores, against, tuple(notes)
 
 
 def _arrays(workspace: StudyWorkspace, table: pd.DataFrame):
@@ -312,8 +319,7 @@ def _arrays(workspace: StudyWorkspace, table: pd.DataFrame):
 
 
 def _score(workspace: StudyWorkspace, time, event, risks) -> list[dict]:
-    with metrics.warnings_told(workspace.log):
-        return metrics.score_predictions(time, event, risks, workspace.study.bootstrap, workspace.study.seed)
+    return metrics.score_predictions(time, event, risks, workspace.study.bootstrap, workspace.study.seed)
 
 
 def _differences(workspace: StudyWorkspace, name: str, one: pd.DataFrame, volume: pd.DataFrame) -> list[dict]:
@@ -322,8 +328,7 @@ def _differences(workspace: StudyWorkspace, name: str, one: pd.DataFrame, volume
     risk = risk_column(workspace.horizon)
     time, event, study = both["time_days"].to_numpy(float), both["event"].to_numpy() == 1, workspace.study
     risks = both[risk].to_numpy(), both[f"{risk}_volume"].to_numpy()
-    with metrics.warnings_told(workspace.log):
-        found = metrics.difference(time, event, *risks, workspace.horizon, study.bootstrap, study.seed)
+    found = metrics.difference(time, event, *risks, workspace.horizon, study.bootstrap, study.seed)
     return [{"model": name, "against": "volume", **row} for row in found]
 
 

@@ -74,6 +74,7 @@ def _summary(outcome: Outcome) -> list[str]:
     if "volume" in outcome.predictions:
         sentences.append(f"Tumour volume alone: {_in_words(outcome, 'volume')}.")
         sentences += [_against_volume(outcome, network.id, network.title) for network in place.study.networks]
+    sentences += _ipa_cautions(outcome)[:1]
     few = metrics.what_few_can_show(test.time, test.event, seed=place.study.seed)
     sentences += [few] if few else []
     sentences += _held_out_in_words(outcome)
@@ -91,14 +92,17 @@ def _comparison(outcome: Outcome, figures: Path) -> Section:
     note = (f"{len(test.patients)} test patients, {int(test.event.sum())} deaths, at {place.horizon:g} days. "
             f"{place.study.bootstrap} resamples of the patients. The paper's numbers are of 30 patients with "
             "pancreatic cancer, from another hospital.")  # fmt: skip
-    items: list = [Table("Models on the test patients", header, rows, note, "table1_models")]
+    few = metrics.small_sample(test.time, test.event, [place.horizon])
+    items: list = [*([few] if few else []), Table("Models on the test patients", header, rows, note, "table1_models")]
     for name, neutral, word in (("concordance", 0.5, "chance"), ("ipa", 0.0, "one risk for everybody")):
         values = [(_title(outcome, m), *_triple(outcome, m, name)) for m in _models(outcome)]
         path = report_figures.interval_plot(values, figures / f"{name}.png", NAMES[name], neutral, word)
-        items.append(Figure(NAMES[name], path, f"{NAMES[name]} on the test patients with 95 % intervals."))
+        caption = f"{NAMES[name]} on the test patients with 95 % intervals; what leaves the axis has an arrow."
+        if name == "ipa":
+            caption = " ".join([caption, *_ipa_cautions(outcome)[:1]])
+        items.append(Figure(NAMES[name], path, caption))
     items.append(_table("All metrics on the test patients", outcome.metrics, "metrics_test"))
-    few = metrics.small_sample(test.time, test.event, [place.horizon])
-    items += [few] if few else []
+    items += [" ".join(outcome.notes)] if outcome.notes else []
     if len(outcome.differences):
         items.append(_table("Differences from tumour volume alone, on the same patients", outcome.differences,
                             "differences_from_volume"))  # fmt: skip
@@ -327,7 +331,18 @@ def _in_words(outcome: Outcome, name: str) -> str:
     for metric, form in (("concordance", "{:.3f}"), ("ipa", "{:.1%}")):
         value, low, high = (("not defined" if v is None else form.format(v)) for v in _triple(outcome, name, metric))
         parts.append(f"{NAMES[metric]} {value} (95 % interval {low} to {high})")
-    return ", ".join(parts)
+    return ", ".join(parts) + (", which so few patients cannot carry" if _ipa_caution(outcome, name) else "")
+
+
+def _ipa_cautions(outcome: Outcome) -> list[str]:
+    return [caution for caution in (_ipa_caution(outcome, name) for name in _models(outcome)) if caution]
+
+
+def _ipa_caution(outcome: Outcome, name: str) -> str | None:
+    """The sentence beside a model's IPA where the test patients cannot carry it."""
+    test, horizon = outcome.workspace.finetuning_part(TEST), outcome.workspace.horizon
+    deaths = int((test.event.astype(bool) & (test.time <= horizon)).sum())
+    return metrics.ipa_caution(*_triple(outcome, name, "ipa")[1:], deaths)
 
 
 def _against_volume(outcome: Outcome, name: str, title: str) -> str:

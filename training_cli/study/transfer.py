@@ -31,6 +31,7 @@ from ..models import populations, sanity
 from ..models.bundle import export_populations
 from ..models.card import read_card
 from ..models.populations import Scores
+from ..progress import working
 from ..training import last_layer
 from ..training import train as training
 from ..training.runs import Run, patients_sha256, risk_column
@@ -79,6 +80,7 @@ class Fitted:
     comparison: pd.DataFrame | None
     seeds: pd.DataFrame | None
     coverage: pd.DataFrame
+    notes: tuple[str, ...] = ()  # where metrics are undefined
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,10 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
     area = np.log(store.patients["largest_area_px"].to_numpy(float))
     risks = populations.compared_risks(held_out, values, groups, workspace.horizon, {AREA: area}, without)
     by_group = _by_group(workspace, population, store, run, risks, groups)
-    rows = _pooled(workspace, held_out, risks)
+    notes: list[str] = []
+    rows = _pooled(workspace, held_out, risks, notes.append)
+    for note in notes:
+        workspace.log(note)
     rows += _within_groups(workspace, held_out, {**risks, AREA: area}, groups)  # a rank needs no fit
     sites = groups if population.hold_out is not None else None
     interval, coverage = _interval(workspace, held_out, variance, sites)
@@ -199,7 +204,8 @@ def _fit(workspace: TransferWorkspace, run: Run, networks, variance: float, popu
         if each is not None:
             write_csv(folder / f"{name}.csv", tuple(each), _cells(each))
     _write_held_out(folder / "held_out.csv", workspace, held_out, risks["image"], store, groups)
-    return Fitted(population, entry, held_out, risks["image"], table, by_group, comparison, seeds, coverage)
+    return Fitted(population, entry, held_out, risks["image"], table, by_group, comparison, seeds, coverage,
+                  tuple(notes))  # fmt: skip
 
 
 def _sanity(workspace: TransferWorkspace, run: Run, fitted: list[Fitted]) -> list[dict]:
@@ -323,10 +329,10 @@ def _pairs(risks: dict) -> list[tuple[str, str]]:
     return [("image", AREA), *((both, other) for other in ("image", "clinical") if both in risks)]
 
 
-def _pooled(workspace, held_out: Scores, risks: dict) -> list[dict]:
+def _pooled(workspace, held_out: Scores, risks: dict, tell: Log) -> list[dict]:
     """Concordance and IPA of all patients together, and paired differences."""
     outcome, study = (held_out.time, held_out.event), workspace.study
-    with metrics.warnings_told(workspace.log):
+    with metrics.warnings_told(tell), working("Scoring"):
         found = {name: metrics.score_predictions(*outcome, {workspace.horizon: risk}, study.bootstrap, study.seed)
                  for name, risk in risks.items()}  # fmt: skip
         for one, other in _pairs(risks):

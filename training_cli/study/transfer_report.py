@@ -54,12 +54,15 @@ def _in_words(fitted: Fitted) -> str:
         f"{against.value:+.3f}, {against.ci_low:+.3f} to {against.ci_high:+.3f}). IPA of the image "
         f"{shown('image', 'ipa')}"
     )
+    deaths = int((fitted.held_out.event.astype(bool) & (fitted.held_out.time <= against.horizon_days)).sum())
+    ipa = found["image", "ipa"]
+    caution = metrics.ipa_caution(*(None if np.isnan(v) else v for v in (ipa.ci_low, ipa.ci_high)), deaths)
     if ("image and clinical", "concordance") in found:
         more = found["image and clinical minus image, within groups", "concordance"]
         helps = "which is shown to help" if more.ci_low > 0 else "which is not shown to help"
         both = shown("image and clinical, within groups", "concordance")
         text += f"; with {', '.join(fitted.cohort.covariates)} {both}, {helps}"
-    return text + "."
+    return f"{text}. {caution}" if caution else text + "."
 
 
 def _population(workspace, fitted: Fitted, pictures: Path) -> Section:
@@ -67,7 +70,7 @@ def _population(workspace, fitted: Fitted, pictures: Path) -> Section:
     how = "by cross-validation" if fitted.cohort.hold_out is None else f"each {fitted.cohort.hold_out} held out in turn"
     items: list = [
         _in_words(fitted),
-        _table(f"{name}: scores at {horizon}, {how}", fitted.metrics),
+        _table(f"{name}: scores at {horizon}, {how}", fitted.metrics, " ".join(fitted.notes)),
         _table(f"{name}: within groups", fitted.by_group),
     ]
     if fitted.comparison is not None:

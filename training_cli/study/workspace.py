@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..cohort import prepare
-from ..cohort.store import STORE_FILE, Store, open_store
+from ..cohort.store import Store, open_store
+from ..cohort.store_files import STORE_FILE
 from .config import Cohort, Study, TransferStudy
 
 Log = Callable[[str], None]

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError
@@ -188,6 +187,8 @@ def _solve(weights: dict, features: Features, reach: float, intervals: bool = Tr
         return each + penalty / (2 * features.patients), np.concatenate(gradient)
 
     options = {"maxiter": MAX_STEPS, "gtol": 1e-6, "ftol": 1e-10}
+    from scipy.optimize import minimize
+
     found = minimize(objective, np.zeros(2 + m + rows * k), jac=True, method="L-BFGS-B", options=options)
     shift, trend, offsets, moves = unpack(found.x)
     solution = dict(weights)

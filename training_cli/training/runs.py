@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from CNNSurvivalLib.bundle import INFO_FILE, Bundle, find_bundles, load_bundle, shipped_models_folder
+from CNNSurvivalLib.api import find_model
+from CNNSurvivalLib.bundle import INFO_FILE, Bundle, load_bundle, shipped_models_folder
 from CNNSurvivalLib.engines import NumpyEngine
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, write_csv, write_json
@@ -27,7 +30,11 @@ from CNNSurvivalLib.hazards import hazards_from_logits, survival_function
 from CNNSurvivalLib.network import weight_shapes
 from CNNSurvivalLib.slices import Preprocessing
 
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store_files import preprocessing_info
+from ..progress import progress
+
+if TYPE_CHECKING:
+    from ..cohort.store import Store
 
 RUN_FILE, MODEL_FILE, LOSSES_FILE, CHECKPOINT_FILE = "run.json", "model.npz", "losses.csv", "checkpoint.npz"
 MAX_SLICES = 20  # of a patient's best slices, for the patient's curve
@@ -49,6 +56,11 @@ class Run:
     info: dict
     weights: dict
     bundle: Bundle | None = None
+
+    @property
+    def name(self) -> str:
+        """What a user gives for it on the command line: the short id of a bundle that ships, otherwise its folder."""
+        return self.folder.name if self.folder.parent == shipped_models_folder() else str(self.folder)
 
     @property
     def edges_days(self) -> np.ndarray:
@@ -79,24 +91,24 @@ def load_network(network) -> Run:
     CNNSurvivalError
         For a damaged run or bundle.
     """
-    folder = Path(network)
-    if not folder.is_dir():
-        return _run_of_bundle(_shipped_bundle(str(network)))
+    folder = find_model(network)
     if (folder / INFO_FILE).is_file():
         return _run_of_bundle(load_bundle(folder))
     return load_run(folder)
 
 
-def _shipped_bundle(name: str) -> Bundle:
-    """The bundle of this id, with or without its version."""
-    found = [(folder.name, bundle) for folder, bundle, _ in find_bundles([shipped_models_folder()]) if bundle]
-    for folder, bundle in found:
-        if name in (folder, bundle.id):
-            return bundle
-    raise UsageError(
-        f"There is no trained network '{name}': it is neither a folder nor the id of a model that ships with this "
-        f"software ({', '.join(folder for folder, _ in found) or 'none'})."
-    )
+def network_for(model, population: str | None = None) -> Run:
+    """A network (see ``load_network``) with the weights of a bundle's population; None: the bundle's default.
+
+    Raises UsageError for an unknown population, and for one of a run, which has none.
+    """
+    network = load_network(model)
+    if network.bundle is None:
+        if population:
+            raise UsageError(f"'{model}' is a training and has no populations; leave out --population.")
+        return network
+    bundle = network.bundle.for_population(population)
+    return replace(network, weights=bundle.network_weights, bundle=bundle)
 
 
 def load_run(folder) -> Run:
@@ -122,22 +134,37 @@ def load_run(folder) -> Run:
 
 
 def _run_of_bundle(bundle: Bundle) -> Run:
-    """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids."""
-    info = _with_store(bundle.info["training"], bundle.info["cohorts"][0])
+    """A bundle in the form of a run, to be trained on. It has the number of patients, not their ids.
+
+    Its texts go with it (bundle_id, bundle_card, and each training's bundle_cohort), for the card of what is trained
+    on it.
+    """
+    info = _with_store(bundle.info["training"], bundle.info["cohorts"])
     cut = preprocessing_info(bundle.preprocessing)
-    info = {**info, "edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
+    info |= {"edges_days": bundle.info["intervals"]["edges_days"], "preprocessing": cut}
+    info |= {"bundle_id": bundle.id, "bundle_card": bundle.info["card"]}
     return Run(bundle.folder, info, bundle.weights, bundle)
 
 
-def _with_store(training: dict, cohort: dict) -> dict:
-    """A training of bundle.json in the form of run.json; bundles of other makers may leave fields out."""
+def _with_store(training: dict, cohorts: list[dict]) -> dict:
+    """A training of bundle.json in the form of run.json; bundles of other makers may leave fields out.
+
+    cohorts: of bundle.json; those of the trainings come first, in their order.
+    """
+    cohort = cohorts[min(len(stages(training)), len(cohorts)) - 1]
     known = {"patients": cohort["patients"], "deaths": cohort["events"], "slices": cohort["slices"],
              "slices_kept": cohort["slices"], "patients_kept": cohort["patients"]}  # fmt: skip
-    info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training}
+    info = {"kind": "pretrain", "settings": {}, "departures": [], "losses": [], "cohort": known, **training,
+            "bundle_cohort": cohort}  # fmt: skip
     info["store"] = {"sha256": info.pop("store_sha256", ""), "patients": []}
     if "parent" in info:
-        info["parent"] = _with_store(info["parent"], cohort)
+        info["parent"] = _with_store(info["parent"], cohorts)
     return info
+
+
+def stages(info: dict) -> list[dict]:
+    """run.json of every training that led to these weights, the first one first."""
+    return [*(stages(info["parent"]) if info.get("parent") else []), info]
 
 
 def save_run(folder, info: dict, weights: dict) -> Run:
@@ -148,6 +175,18 @@ def save_run(folder, info: dict, weights: dict) -> Run:
         np.savez(stream, **weights)
     write_json(folder / RUN_FILE, info)
     return Run(folder, info, weights)
+
+
+def check_same_preprocessing(network: Run, store: Store) -> None:
+    """Raise UsageError if a store's slices were cut in another way than those that the network learned from."""
+    cut, wanted = preprocessing_info(store.preprocessing), preprocessing_info(network.preprocessing)
+    different = [f"{name} {cut[name]}, not {wanted[name]}" for name in wanted if cut[name] != wanted[name]]
+    if different:
+        raise UsageError(
+            f"The slices of '{store.folder}' were cut in another way than those of the network '{network.name}' "
+            f"({'; '.join(different)}); prepare the store anew, with 'cnn-survival prepare ... --like "
+            f"{shlex.quote(network.name)}'."
+        )
 
 
 # --- Who was learned from ---------------------------------------------------------------------------------------------
@@ -200,9 +239,10 @@ def patient_outputs(weights: dict, store: Store, max_slices: int | None = MAX_SL
 
 def _per_patient(weights: dict, store: Store, max_slices, of_slices) -> np.ndarray:
     engine = NumpyEngine(weights)
+    patients = progress(store.patient_ids, len(store.patient_ids), "Predicting", "patient")
     return np.array([
         of_slices(engine.logits(engine.features(store.images[store.rows(patient, max_slices)]))).mean(axis=0)
-        for patient in store.patient_ids
+        for patient in patients
     ])  # fmt: skip
 
 

@@ -22,7 +22,6 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from tqdm import tqdm
 
 from CNNSurvivalLib import __version__
 from CNNSurvivalLib import network as net
@@ -31,9 +30,11 @@ from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import atomic_write, ensure_output_folder, write_csv
 from CNNSurvivalLib.hazards import exponential_edges, hazards_from_logits, survival_targets
 
-from ..cohort.store import Store, preprocessing_info
+from ..cohort.store import Store
+from ..cohort.store_files import preprocessing_info
+from ..progress import progress
 from .roi_crop import find_windows, training_logits
-from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, load_run, save_run
+from .runs import CHECKPOINT_FILE, LOSSES_FILE, RUN_FILE, Run, check_same_preprocessing, load_run, save_run
 
 Tell = Callable[[str], None]
 
@@ -207,9 +208,9 @@ class _Trainer:
         order = epoch_order(self.examples, self.settings, number)
         batches = np.split(order, range(self.settings.batch, len(order), self.settings.batch))
         self.network.train()
-        quiet = None if self.fabric.is_global_zero else True  # None: no bar where nobody looks at a terminal
-        bar = tqdm(batches, desc=f"epoch {number + 1}", unit="batch", leave=False, disable=quiet)
-        total = sum(self._step(batch, number, step) for step, batch in enumerate(bar))
+        if self.fabric.is_global_zero:
+            batches = progress(batches, len(batches), f"Epoch {number + 1}", "step")
+        total = sum(self._step(batch, number, step) for step, batch in enumerate(batches))
         self._update_average(number)
         return float(self.fabric.all_reduce(torch.tensor(total), reduce_op="sum")) / len(order)
 
@@ -528,15 +529,4 @@ def _check_same_plan(found: dict, plan: dict, output: Path) -> None:
     if different:
         raise UsageError(
             f"'{output}' holds a training with another {different[0]}; choose another folder, or delete it."
-        )
-
-
-def check_same_preprocessing(parent: Run, store: Store) -> None:
-    cut, wanted = preprocessing_info(store.preprocessing), parent.info["preprocessing"]
-    different = [name for name in wanted if cut.get(name) != wanted[name]]
-    if different:
-        name = different[0]
-        raise UsageError(
-            f"The slices of '{store.folder}' were cut with {name} = {cut.get(name)}, those of the network in "
-            f"'{parent.folder}' with {wanted[name]}; prepare the store anew."
         )

@@ -7,7 +7,8 @@ not at all. Here:
 - contour points (LPS mm) become continuous positions on the CT's grid, whatever its order, flips, tilt or shear;
 - the contours of one plane are joined by exclusive or, so several contours, holes and islands in holes come out
   right; holes drawn as one contour with a slit ("keyhole") do by the even-odd rule;
-- a pixel belongs to the mask where its centre lies in the contour; vertices are never rounded;
+- a pixel belongs to the mask where its centre lies in the contour; vertices are never rounded; of centres on the
+  contour those on the left and upper edge are in, those on the right and lower edge are out (docs/formats.md);
 - a CT slice between two contour planes gets a shape in between (signed distances, interpolated linearly), unless
   the planes lie further apart than 1.5 times the contours' usual spacing: then the gap stays open, with a warning;
 - above the first and below the last plane, a slice gets that plane's shape where it lies within half a slice.
@@ -18,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from .grid import resample_nearest
 
@@ -26,9 +26,10 @@ from .grid import resample_nearest
 SAME_PLANE_MM = 0.1
 # Contour planes further apart than this many usual spacings are separate parts, not a shape to fill in.
 FILLED_GAP = 1.5
-# Vertices often lie exactly on pixel centres. Moved by this part of a pixel, those on the upper left edge are in and
-# those on the lower right are out whatever the rounding, so areas are not biased.
-NUDGE_PX = 1e-6
+# Vertices often lie exactly on pixel centres. Moved by these parts of a pixel (row, column), those on the upper left
+# edge are in and those on the lower right are out whatever the rounding, so areas are not biased. The two differ, as an
+# edge at 45 degrees would stay on the centres.
+NUDGE_PX = (1e-6, 1.618e-6)
 # The fine grid for contours oblique to the CT gets coarser rather than larger than this (30 MB; seconds).
 MAX_FINE_VOXELS = 3e7
 
@@ -104,7 +105,7 @@ def _fill(polygons: list, box) -> np.ndarray:
     """uint8 [v, u] of the box: exclusive or of the polygons [n, 2] (u, v)."""
     crossings = np.zeros([part.stop - part.start + extra for part, extra in zip(box, (0, 1))], dtype=np.uint8)
     for points in polygons:
-        rows, columns = points[:, 1] - box[0].start - NUDGE_PX, points[:, 0] - box[1].start - NUDGE_PX
+        rows, columns = (points[:, [1, 0]] - (box[0].start, box[1].start) - NUDGE_PX).T
         for edge in zip(rows, columns, np.roll(rows, -1), np.roll(columns, -1)):
             _cross(crossings, *edge)
     # Even-odd rule: a pixel is inside where an odd number of edges lie to its left.
@@ -146,6 +147,8 @@ def _between(first: np.ndarray, second: np.ndarray, part: float, spacing) -> np.
 
 def _signed_distance(shape: np.ndarray, spacing) -> np.ndarray:
     """mm to the shape's edge, positive inside."""
+    from scipy.ndimage import distance_transform_edt  # here, as its import takes as long as reading a CT
+
     padded = np.pad(shape, 1)  # so that a shape that fills the box has an outside
     distance = distance_transform_edt(padded, spacing) - distance_transform_edt(padded == 0, spacing)
     return distance[1:-1, 1:-1]

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import CNNSurvivalError, NotACT, UsageError
 from .dicom import check_lengths, decoding, import_highdicom, read_dataset
 from .grid import OFF_PLACE, Volume, plane_normal
+from .images import ImageArray
 from .quiet import reading
 from .texts import name_list, one_line
 
@@ -352,24 +353,31 @@ def _pixels(headers: Sequence[_Header]) -> np.ndarray:
     """[slice, row, column] in Hounsfield units (GDCM applies each slice's rescaling)."""
     import SimpleITK as sitk
 
-    planes = []
-    for header in headers:
+    stack = np.empty((len(headers), *headers[0].size[::-1]), np.int16)
+    for k, header in enumerate(headers):
         with reading("CT slice", header.path):
             check_lengths(header.path)
             with decoding("CT slice", header.path):
-                plane = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))
-            planes.append(_compact(plane.reshape(header.size[::-1])))
-    return np.stack(planes)
+                plane = np.asarray(ImageArray(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO")))
+            plane = plane.reshape(header.size[::-1])
+            kind = np.result_type(stack.dtype, np.int16 if _fits_int16(plane) else plane.dtype)
+            stack = stack.astype(kind, copy=False)
+            stack[k] = plane
+    return stack
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
     """As int16 where that loses nothing (nearly every CT), else as it is."""
-    if array.dtype == np.int16 or not np.all(np.isfinite(array)):
-        return array
-    if array.min() < -32768 or array.max() > 32767:
-        return array
-    small = array.astype(np.int16)
-    return small if np.array_equal(small, array) else array
+    return array.astype(np.int16, copy=False) if _fits_int16(array) else array
+
+
+def _fits_int16(array: np.ndarray) -> bool:
+    whole_numbers = np.issubdtype(array.dtype, np.integer)
+    if array.dtype == np.int16:
+        return True
+    if not (whole_numbers or np.all(np.isfinite(array))) or array.min() < -32768 or array.max() > 32767:
+        return False
+    return whole_numbers or np.array_equal(array.astype(np.int16), array)
 
 
 def _interpolated(array: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:

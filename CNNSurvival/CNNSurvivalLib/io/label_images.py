@@ -14,6 +14,8 @@ from .quiet import reading
 from .segments import Segments, choose
 from .texts import one_line
 
+BLOCK_PLANES = 64
+
 
 def list_labels(path: Path) -> Segments:
     """The segments of a .seg.nrrd, or the labels of a label image."""
@@ -52,8 +54,9 @@ def read_labels(path: Path, segment: str | None) -> tuple[Volume, str]:
 
 
 def _labels(path: Path, array: np.ndarray) -> Segments:
-    # Most of a mask is 0, and a plane is quickly told to be; unique() of whole planes takes as long as reading them.
-    values = sorted(set().union(*(np.unique(plane[plane != 0]).tolist() for plane in array)))
+    # Most of a mask is 0, and unique() of all of it takes longer than reading it. In blocks, as that takes less memory.
+    blocks = (array[first : first + BLOCK_PLANES] for first in range(0, len(array), BLOCK_PLANES))
+    values = sorted(set().union(*(np.unique(block[block != 0]).tolist() for block in blocks)))
     if not values:
         raise CNNSurvivalError(f"The mask {path} is empty (every voxel is 0); draw the tumour.")
     return Segments("label", [str(value) for value in values], values, [""] * len(values))

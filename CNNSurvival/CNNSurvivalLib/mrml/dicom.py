@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import CNNSurvivalError
 from ..io.read import same_segment
+from ..lesions import ALL, choose_lesions
 from ..prediction import Prediction
 from ..report.dicom.folder import Tumour
 from ..slices import extract_slices
@@ -68,7 +69,7 @@ def source_files(volume_node, database) -> list[Path]:
 
 
 def predicted_tumour(result: Result, prediction: Prediction) -> Tumour:
-    """The tumour that a result was predicted from.
+    """The tumour that a result was predicted from: of several lesions those that were taken.
 
     Raises
     ------
@@ -79,6 +80,7 @@ def predicted_tumour(result: Result, prediction: Prediction) -> Tumour:
     segment_id = result.record.GetAttribute(ATTRIBUTE + "segmentID")
     hu, mask, ijk_to_ras, _warnings = ct_and_mask(volume, segmentation, segment_id)
     parameters = prediction.provenance["parameters"]
+    mask, _lesions = choose_lesions(mask, ijk_to_ras, parameters.get("lesions", ALL))
     preprocessing = replace(prediction.bundle.preprocessing, min_roi_px=parameters["min_roi_px"])
     now = extract_slices(hu, mask, ijk_to_ras, preprocessing).best(parameters["max_slices"])
     if not np.array_equal(now.images, prediction.slices.images):

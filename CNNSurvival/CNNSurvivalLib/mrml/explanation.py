@@ -13,19 +13,21 @@ from .nodes import ATTRIBUTE, nodes_of, put_beside
 from .results import Result, label_of, read_record
 
 _EXPLANATION = "explanation"  # the role of the map's node
+_RECORD = ATTRIBUTE + "record"  # node reference role: the record of the result
+_SENTENCE = ATTRIBUTE + "sentence"  # attribute
 
 
 def explain(scene, volume_node, result: Result, prediction, engine=None, progress=None) -> tuple:
-    """(the map of a result in the scene, a sentence on it); engine None for the built-in one."""
+    """(the map of a result in the scene, a sentence on it, which the map keeps); engine None for the built-in one."""
     from ..engines import create_engine
     from ..explanation import occlusion_maps, on_ct_grid
 
     maps = occlusion_maps(prediction, engine or create_engine("numpy", prediction.bundle), progress=progress)
     values = on_ct_grid(maps, prediction, *grid_of(volume_node))
-    return write_explanation(scene, volume_node, values, result), maps.sentence
+    return write_explanation(scene, volume_node, values, result, maps.sentence), maps.sentence
 
 
-def write_explanation(scene, volume_node, values, result: Result):
+def write_explanation(scene, volume_node, values, result: Result, sentence: str = ""):
     """Leave the map in the scene, over the CT.
 
     A former map of the same result is updated in place. Red raises the risk, blue lowers it; the rest is transparent.
@@ -38,6 +40,8 @@ def write_explanation(scene, volume_node, values, result: Result):
     values : ndarray, shape [k, j, i]
         From ``CNNSurvivalLib.explanation.on_ct_grid``: percentage points of risk.
     result : Result
+    sentence : str
+        What the map says, for ``sentence_of``.
 
     Returns
     -------
@@ -53,8 +57,9 @@ def write_explanation(scene, volume_node, values, result: Result):
     node = _explanation_of(scene, result) or scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     node.SetName(f"{label_of(result)}: what the risk rests on")
     node.SetAttribute(ATTRIBUTE + "role", _EXPLANATION)
-    node.SetNodeReferenceID(ATTRIBUTE + "record", result.record.GetID())
+    node.SetNodeReferenceID(_RECORD, result.record.GetID())
     node.SetAttribute(ATTRIBUTE + "slices", _slices_key(result))
+    node.SetAttribute(_SENTENCE, sentence)
     _copy_geometry(volume_node, node)
     node.SetAndObserveImageData(_image(values))
     _color_explanation(scene, node, float(np.abs(values).max()))
@@ -72,9 +77,24 @@ def find_explanation(scene, result: Result):
     return node if current else None
 
 
+def is_map(node) -> bool:
+    """Whether a node (or None) is a map that ``write_explanation`` left."""
+    return node is not None and node.GetAttribute(ATTRIBUTE + "role") == _EXPLANATION
+
+
+def sentence_of(node) -> str:
+    """What a map says, in words; "" for maps of earlier versions."""
+    return node.GetAttribute(_SENTENCE) or ""
+
+
+def record_of(node):
+    """The record (vtkMRMLTextNode) of the result that a map belongs to; None where it is gone."""
+    return node.GetNodeReference(_RECORD)
+
+
 def _explanation_of(scene, result: Result):
     for node in nodes_of(scene, "vtkMRMLScalarVolumeNode"):
-        if node.GetNodeReferenceID(ATTRIBUTE + "record") == result.record.GetID():
+        if node.GetNodeReferenceID(_RECORD) == result.record.GetID():
             return node
     return None
 

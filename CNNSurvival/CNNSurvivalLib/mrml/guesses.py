@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .nodes import ATTRIBUTE, hierarchy_of, nodes_of, parent_item, segments_of
+from .inputs import lies_on_grid
+from .nodes import ATTRIBUTE, drawn_on, hierarchy_of, nodes_of, parent_item, segments_of
 
 _NODE = r"(n[d]?|ln|lns|nod|node|nodes|nodal|lymph\w*|lk) ?[lr]?\d*"  # GTVn, GTV-N1, GTV_LN, GTV nodal
 _GTV = r"\b[iz]?gtv"  # with iGTV (all phases of breathing) and zGTV (TG-263: not for the treatment itself)
@@ -37,43 +38,36 @@ _NOT_TUMOUR = re.compile(
 
 def guess_volume(scene):
     """The CT to begin with: one that a segmentation with a tumour refers to, else the first image; None if none."""
-    volumes = [
-        node
-        for node in nodes_of(scene, "vtkMRMLScalarVolumeNode")
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
-        and not node.GetHideFromEditors()
-        and not node.GetAttribute(ATTRIBUTE + "role")  # a map of ours
-    ]
+    volumes = [node for node in _images(scene) if not node.GetHideFromEditors()]
     return max(volumes, key=lambda volume: _best_score(_segmentations_of(scene, volume)), default=None)
 
 
 def studies(scene) -> list[tuple]:
     """(CT or None, segmentation or None) of every case in the scene: a pair per segmentation, and the CTs without."""
-    volumes = [
-        node
-        for node in nodes_of(scene, "vtkMRMLScalarVolumeNode")
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(ATTRIBUTE + "role")
-    ]
+    volumes = _images(scene)
     pairs = []
     for segmentation in nodes_of(scene, "vtkMRMLSegmentationNode"):
         own = [volume for volume in volumes if refers_to(segmentation, volume)]
         near = [volume for volume in volumes if segmentation in _in_same_study(volume, [segmentation])]
-        alone = volumes if len(volumes) == 1 else []
-        pairs.append((next(iter([*own, *near, *alone]), None), segmentation))
-    drawn_on = {volume.GetID() for volume, _segmentation in pairs if volume is not None}
-    return [*pairs, *((volume, None) for volume in volumes if volume.GetID() not in drawn_on)]
+        pairs.append((next(iter([*own, *near, *_fitting(segmentation, volumes)]), None), segmentation))
+    used = {volume.GetID() for volume, _segmentation in pairs if volume is not None}
+    return [*pairs, *((volume, None) for volume in volumes if volume.GetID() not in used)]
 
 
 def guess_segmentation(scene, volume_node):
-    """The segmentation to begin with: one that refers to the CT, else one in its study, else one with a tumour.
+    """The segmentation of a CT: one that refers to it, else one in its study, else one that can only be of this CT.
 
-    Among equals, the one with the most tumour-like segment. None where there is no segmentation.
+    The last are those that refer to no image of the scene, where this CT is the only one, or the only one on whose
+    voxels they lie. Another CT's tumour is never taken. Among equals, the one with the most tumour-like segment.
+    Without a CT (None) any. None where there is none.
     """
     everything = nodes_of(scene, "vtkMRMLSegmentationNode")
-    for candidates in (_segmentations_of(scene, volume_node), _in_same_study(volume_node, everything), everything):
-        if candidates:
-            return max(candidates, key=lambda node: _best_score([node]))
-    return None
+    if volume_node is None:
+        candidates = everything
+    else:
+        near = [node for node in _in_same_study(volume_node, everything) if drawn_on(node) is None]
+        candidates = _segmentations_of(scene, volume_node) or near or _strays_of(scene, volume_node, everything)
+    return max(candidates, key=lambda node: _best_score([node]), default=None)
 
 
 def guess_tumour(scene, volume_node) -> tuple:
@@ -107,22 +101,39 @@ def inputs_of(node) -> tuple:
     if node.IsA("vtkMRMLSegmentationNode"):
         volume = next((volume for volume, segmentation in studies(scene) if segmentation is node), None)
         return volume, node, guess_segment(node)
-    everything = nodes_of(scene, "vtkMRMLSegmentationNode")
-    own = _segmentations_of(scene, node) or _in_same_study(node, everything)
-    if not own and [volume for volume, _segmentation in studies(scene) if volume is not None] == [node]:
-        own = everything
-    segmentation = max(own, key=lambda each: _best_score([each]), default=None)
-    return node, segmentation, guess_segment(segmentation)
+    return (node, *guess_tumour(scene, node))
 
 
 def refers_to(segmentation_node, volume_node) -> bool:
     """Whether the segmentation says that it was drawn on this volume."""
-    import slicer
+    return volume_node is not None and drawn_on(segmentation_node) is volume_node
 
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    if segmentation_node is None or volume_node is None:
-        return False
-    return segmentation_node.GetNodeReferenceID(role) == volume_node.GetID()
+
+def _images(scene) -> list:
+    """The volumes that may be a CT: no label map, no map of ours."""
+    volumes = nodes_of(scene, "vtkMRMLScalarVolumeNode")
+    return [
+        node
+        for node in volumes
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetAttribute(ATTRIBUTE + "role")
+    ]
+
+
+def _strays_of(scene, volume_node, segmentation_nodes) -> list:
+    """Those that refer to no image of the scene and can only be of this volume."""
+    volumes = _images(scene)
+    return [node for node in segmentation_nodes if _fitting(node, volumes) == [volume_node]]
+
+
+def _fitting(segmentation_node, volumes: list) -> list:
+    """[the volume that a segmentation must be of which refers to none: the only one, or the only one with its voxels].
+
+    [] where it refers to one, and where several would do.
+    """
+    if drawn_on(segmentation_node) is not None:
+        return []
+    found = volumes if len(volumes) == 1 else [each for each in volumes if lies_on_grid(segmentation_node, each)]
+    return found if len(found) == 1 else []
 
 
 def _segmentations_of(scene, volume_node) -> list:

@@ -6,15 +6,19 @@ that neither the user's nodes nor their scene change.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Optional
 
 import numpy as np
 
-from ..errors import CNNSurvivalError, NotACT
+from ..errors import Cancelled, CNNSurvivalError, NotACT
 from ..prediction import Prediction, predict
-from .nodes import hierarchy_of, segments_of
+from .nodes import drawn_on, hierarchy_of, segments_of
+
+SEGMENT_SHA256 = "segment_sha256"  # of the provenance: ``mask_checksum`` of the whole segment, on the CT's grid
 
 
 def ct_and_mask(volume_node, segmentation_node, segment_id) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
@@ -63,6 +67,13 @@ def ct_and_mask(volume_node, segmentation_node, segment_id) -> tuple[np.ndarray,
             if outside >= 0.005
             else f"A small part of the segment '{segment.GetName()}' lies outside the CT and was left out."
         )
+    source = drawn_on(segmentation_node)
+    if source is not None and source is not volume_node:
+        warnings.insert(
+            0,
+            f"The segmentation '{segmentation_node.GetName()}' was drawn on '{source.GetName()}', not on "
+            f"'{volume_node.GetName()}'.",
+        )
     return hu, mask, ijk_to_world, warnings
 
 
@@ -71,17 +82,76 @@ def predict_nodes(
 ) -> Prediction:
     """``prediction.predict`` on nodes; options (covariates, force, min_roi_px, ...) are passed on.
 
-    Changes nothing in the scene.
+    Changes nothing in the scene. The provenance also holds ``SEGMENT_SHA256``, the checksum of the mask.
     """
+    inputs = [node for node in (volume_node, segmentation_node) if node is not None]
+    scenes = [node.GetScene() for node in inputs]
     if progress is not None:
         progress("Reading CT and segment", 0.0)
+    if [node.GetScene() for node in inputs] != scenes:
+        raise Cancelled("The CT or the segmentation was removed before it was read.")
     hu, mask, ijk_to_ras, warnings = ct_and_mask(volume_node, segmentation_node, segment_id)
-    return predict(hu, mask, ijk_to_ras, bundle, engine, input_warnings=tuple(warnings), progress=progress, **options)
+    checksum = mask_checksum(mask)
+    prediction = predict(
+        hu, mask, ijk_to_ras, bundle, engine, input_warnings=tuple(warnings), progress=progress, **options
+    )
+    return replace(prediction, provenance={**prediction.provenance, SEGMENT_SHA256: checksum})
+
+
+def mask_checksum(mask: np.ndarray) -> str:
+    """SHA-256, as hexadecimal text, of a mask [k, j, i]: of its shape, and where and what its voxels are."""
+    box, cropped = [], mask
+    for axis in range(mask.ndim):  # cropped at once, so that only the first search goes through the whole mask
+        inside = np.flatnonzero(cropped.any(axis=tuple(each for each in range(mask.ndim) if each != axis)))
+        first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
+        box.append((first, last))
+        cropped = cropped[(slice(None),) * axis + (slice(first, last),)]
+    place = repr((tuple(map(int, mask.shape)), box))
+    return hashlib.sha256(place.encode("ascii") + np.packbits(cropped != 0).tobytes()).hexdigest()
+
+
+def segment_checksum(volume_node, segmentation_node, segment_id) -> Optional[str]:
+    """``mask_checksum`` of a segment on the CT's grid as it is now; None where no mask can be made of it."""
+    try:
+        return mask_checksum(ct_and_mask(volume_node, segmentation_node, segment_id)[1])
+    except CNNSurvivalError:
+        return None
+
+
+def lies_on_grid(segmentation_node, volume_node) -> bool:
+    """Whether the voxels of its labelmaps are voxels of this volume, as they are where both are files of one case."""
+    if volume_node.GetImageData() is None:
+        return False
+    shape, grid = volume_node.GetImageData().GetDimensions(), np.linalg.inv(_array(_matrix(_grid_of(volume_node))))
+    source = segmentation_node.GetSegmentation().GetSourceRepresentationName()
+    found = [segment.GetRepresentation(source) for segment in segments_of(segmentation_node).values()]
+    labelmaps = [each for each in found if each is not None and each.IsA("vtkOrientedImageData")]
+    for labelmap in labelmaps:
+        to_grid = grid @ _array(_matrix(labelmap))  # from voxel to voxel
+        first = to_grid[:3, 3] + np.array(labelmap.GetExtent()[::2])
+        last = to_grid[:3, 3] + np.array(labelmap.GetExtent()[1::2])
+        same = np.allclose(to_grid[:3, :3], np.eye(3), atol=1e-3) and np.allclose(first, np.rint(first), atol=0.01)
+        if not same or np.any(first < -0.5) or np.any(last > np.array(shape) - 0.5):
+            return False
+    return bool(labelmaps)
 
 
 def grid_of(volume_node) -> tuple[tuple, np.ndarray]:
     """(shape [k, j, i], ijk_to_ras 4 x 4 in world RAS mm) of a volume."""
     return volume_node.GetImageData().GetDimensions()[::-1], _ijk_to_world(volume_node)[0]
+
+
+def content_time(volume_node, segmentation_node, segment_id) -> tuple:
+    """Numbers that change where the segment's mask on the CT may have changed, in VTK's count of this session.
+
+    They also change where it has not: a labelmap may hold other segments, too. ``segment_checksum`` then says.
+    """
+    nodes = (volume_node, segmentation_node)
+    parents = [node.GetParentTransformNode() if node is not None else None for node in nodes]
+    moved = [parent.GetTransformToWorldMTime() if parent is not None else 0 for parent in parents]
+    image = volume_node.GetMTime() if volume_node is not None else 0
+    return (*(node.GetID() if node is not None else "" for node in nodes), segment_id, image, *moved,
+            segment_time(segmentation_node, segment_id))  # fmt: skip
 
 
 def segment_time(segmentation_node, segment_id) -> int:

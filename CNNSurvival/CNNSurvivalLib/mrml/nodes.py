@@ -25,6 +25,14 @@ def segments_of(segmentation_node) -> dict:
     return {segment_id: segmentation.GetSegment(segment_id) for segment_id in ids}
 
 
+def drawn_on(segmentation_node):
+    """The volume of the scene that a segmentation says it was drawn on; None where it says none, or that is gone."""
+    import slicer
+
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return None if segmentation_node is None else segmentation_node.GetNodeReference(role)
+
+
 def hierarchy_of(scene):
     """The scene's subject hierarchy node; None where the scene is None."""
     import slicer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -19,6 +20,7 @@ def write_case_folder(
     inputs: Optional[dict] = None,
     *,
     patient: Optional[str] = None,
+    patient_id: Optional[str] = None,
     picture: Optional[Callable[[], bytes]] = None,
     report: bool = True,
 ) -> list[Path]:
@@ -37,6 +39,8 @@ def write_case_folder(
         names. It goes into prediction.json and the report.
     patient : str, optional
         The patient's name. It goes into the report and nowhere else.
+    patient_id : str, optional
+        Who the patient is in a batch, as predictions.csv says it. It goes into prediction.json.
     picture : callable, optional
         picture() gives the bytes of survival_curve.png. The file is not written where this is not given.
     report : bool
@@ -66,8 +70,21 @@ def write_case_folder(
         paths.append(folder / name)
         write_csv(paths[-1], *table(prediction))
     paths.append(folder / "prediction.json")
-    write_json(paths[-1], {**to_dict(prediction), "input": inputs or {}})
+    write_json(paths[-1], {"patient_id": patient_id, **to_dict(prediction), "input": inputs or {}})
     return paths
+
+
+def free_folder(folder, label: str) -> Path:
+    """A folder below ``folder`` that is not there yet, named after the case: no other patient's files are overwritten.
+
+    It is not made. label: any text, such as the names of the CT and the segment.
+    """
+    name = re.sub(r"[^\w.-]+", "_", label).strip("._")[:80] or "case"
+    path, number = Path(folder) / name, 2
+    while path.exists():
+        path = Path(folder) / f"{name}-{number}"
+        number += 1
+    return path
 
 
 def free_path(folder, name: str) -> Path:

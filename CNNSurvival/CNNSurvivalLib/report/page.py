@@ -150,24 +150,32 @@ def draw_curve(
     risk_month = p.bundle.risk_time_days / MONTH_DAYS
     mark = at(risk_month, 1 - p.risk)
     canvas.polyline([at(risk_month, 0), mark, at(0, 1 - p.risk)], color, 0.6 * scale, (3 * scale, 2 * scale))
-    # At the bottom, or right above the point where the curve itself runs there.
-    baseline = bottom - 0.6 * size if 1 - p.risk > 0.3 else mark[1] - size
+    curves = [at(months, each) for each in (*limits, p.survival)] + [at(days / MONTH_DAYS, survival)]
     alive = f"{1 - p.risk:.0%} alive at {months_text(p.bundle.risk_time_days)}"
     place = at(risk_month, 0)[0] + 0.5 * size
-    _blank(canvas, place, baseline, canvas.text_width(alive, size, BOLD), size, look)
+    width = canvas.text_width(alive, size, BOLD)
+    baseline = _free_baseline(curves, place, width, (bottom - 0.6 * size, mark[1] - size), size)
+    _blank(canvas, place, baseline, width, size, look)
     canvas.text(place, baseline, alive, size, BOLD, color)
     if not p.inside_training_range:
         _banner(canvas, left, right, top - 0.9 * size, size, look)
     if legend_below:
         _legend_below(canvas, _legend_rows(p, scale, look, short=True), x + size, bottom + 3.1 * size, size)
     else:
-        curves = [at(months, each) for each in (*limits, p.survival)] + [at(days / MONTH_DAYS, survival)]
         _legend(canvas, _legend_rows(p, scale, look), curves, (top, right, bottom), size)
 
 
 def _colors(p: Prediction, look: Look) -> tuple:
     """(of the curve, of its band)."""
     return (look.curve, look.band) if p.inside_training_range else (look.caution, look.caution_band)
+
+
+def _free_baseline(curves: list, left: float, width: float, wanted: tuple, size: float) -> float:
+    """The first of the wanted baselines where a text covers no curve; else above all of them, as curves fall."""
+    for baseline in wanted:
+        if not _covered(curves, left, left + width, baseline - size, 1.3 * size):
+            return baseline
+    return min(float(np.interp(left, *curve.T)) for curve in curves) - 0.6 * size
 
 
 def _blank(canvas, left, baseline, width, size, look: Look) -> None:

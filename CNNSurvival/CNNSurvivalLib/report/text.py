@@ -22,7 +22,7 @@ def sentence(prediction: Prediction) -> str:
     # A bundle of version 1 does not name its population.
     of = "" if p.population.title == p.population.reference_label else f"{p.population.title}: "
     alive = f"{1 - p.risk:.0%}{interval} of patients with such a tumour{given} to be alive at {time}"
-    higher = f"its risk is higher than that of {p.risk_percentile:.0f}% of the reference cohort"
+    higher = f"its risk is higher than that of {percentile_text(p.risk_percentile)} of the reference cohort"
     return f"{mark}{of}{'the' if of else 'The'} model expects {alive}; {by}{higher} ({p.population.reference_label})."
 
 
@@ -74,7 +74,7 @@ def summary(prediction: Prediction) -> list[tuple[str, str]]:
         *rows,
         ("Median survival", median_text(p)),
         (f"Mean survival within {horizon:.0f} months", f"{p.rmst_days / MONTH_DAYS:.1f} months"),
-        ("Risk percentile in reference cohort", f"{p.risk_percentile:.0f}%"),
+        ("Risk percentile in reference cohort", percentile_text(p.risk_percentile)),
         ("Tumour", size_text(p)),
         ("Population", p.population.title),
         *([("Entered beside the image", covariates_text(p))] if p.covariates else []),
@@ -82,6 +82,11 @@ def summary(prediction: Prediction) -> list[tuple[str, str]]:
         ("Slices used", f"{p.slices_used} of {p.slices.roi_slices} with tumour"),
         ("Model", p.bundle.id),
     ]
+
+
+def percentile_text(percent: float) -> str:
+    """ "63%"; at the ends "more than 99%" and "less than 1%", as a cohort is a sample."""
+    return "more than 99%" if percent > 99 else "less than 1%" if percent < 1 else f"{percent:.0f}%"
 
 
 def median_text(prediction: Prediction) -> str:
@@ -120,6 +125,8 @@ def answer(record: dict) -> tuple[list[str], list[list[str]], list[str]]:
     facts = []
     if "time_days" in curve[-1]:
         facts.append(f"Median survival: {_median(record.get('median_survival_days'), curve[-1]['time_days'])}.")
+    if any(row[1] == "-" for row in rows):
+        facts.append("-: after the end of the model's curve.")
     if record.get("largest_area_mm2"):
         facts.append(f"Tumour: {_size(record.get('volume_cc'), record['largest_area_mm2'])}.")
     return header, rows, facts

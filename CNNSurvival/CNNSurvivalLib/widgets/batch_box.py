@@ -6,6 +6,7 @@ from slicer.i18n import tr as _
 
 from CNNSurvivalLib.batch import OUTSIDE
 from CNNSurvivalLib.widgets.licence import acknowledged
+from CNNSurvivalLib.widgets.result_box import scrollTo
 from CNNSurvivalLib.widgets.tables import fitHeight
 
 MOST_ROWS = 15  # more of them scroll inside the table
@@ -59,6 +60,7 @@ class BatchSection:
             self._options(), self._addRow, progress,
         )  # fmt: skip
         self._runner.showStatus(done)
+        scrollTo(self.ui.batchTable)
         return done
 
     def _addRow(self, cells) -> None:

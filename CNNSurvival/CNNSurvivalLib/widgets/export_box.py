@@ -8,6 +8,8 @@ from slicer.i18n import tr as _
 
 from CNNSurvivalLib.mrml.dicom import why_no_dicom
 from CNNSurvivalLib.mrml.inputs import patient_name
+from CNNSurvivalLib.mrml.results import label_of
+from CNNSurvivalLib.report.case_folder import free_folder
 from CNNSurvivalLib.report.dicom.folder import FOLDER
 
 
@@ -45,7 +47,7 @@ class ExportSection:
         prediction = self._prediction()
         if result is None or prediction is None:
             return
-        folder = self.ui.exportDirectoryButton.directory
+        folder = str(free_folder(self.ui.exportDirectoryButton.directory, label_of(result)))
         patient = patient_name(volume) if self.ui.patientNameCheckBox.checked else None
         done = self._runner.click(
             self.ui.exportButton, lambda progress: self._export(volume, result, prediction, folder, patient, progress)
@@ -65,12 +67,15 @@ class ExportSection:
         return self._asDicom() and self.ui.dicomDatabaseCheckBox.checked
 
     def _export(self, volume, result, prediction, folder, patient, progress) -> tuple:
-        """(paths, sentences on what was left out). DICOM comes first: where it cannot be done, nothing is written."""
-        scene = self.ui.sceneCheckBox.checked
-        paths, notes = [], []
-        if self._asDicom():
-            below = os.path.join(folder, FOLDER)
-            paths, notes = self._logic.exportDicom(
-                volume, result, prediction, below, patient, self._intoDatabase(), progress
-            )
-        return [*self._logic.export(volume, result, prediction, folder, patient, scene, progress), *paths], notes
+        """(paths, sentences on what was left out). Where DICOM cannot be done, nothing is written."""
+        scene, paths = self.ui.sceneCheckBox.checked, []
+
+        def others():
+            paths.extend(self._logic.export(volume, result, prediction, folder, patient, scene, progress))
+
+        if not self._asDicom():
+            others()
+            return paths, []
+        below = os.path.join(folder, FOLDER)
+        done = self._logic.exportDicom(volume, result, prediction, below, self._intoDatabase(), progress, others)
+        return [*paths, *done.paths], done.notes

@@ -7,7 +7,7 @@ from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.mrml.dicom import explained, predicted_tumour, source_files, with_source
 from CNNSurvivalLib.mrml.results import read_record
 from CNNSurvivalLib.report.case_folder import free_path, write_case_folder
-from CNNSurvivalLib.report.dicom.folder import write_dicom
+from CNNSurvivalLib.report.dicom.folder import make_objects, placed
 from CNNSurvivalLib.report.dicom.instance import uid_of
 from CNNSurvivalLib.report.dicom.study import read_study
 from CNNSurvivalLib.report.page import report_pdf
@@ -30,22 +30,26 @@ def exportFiles(result, prediction, folder, patient=None, scene=False, progress=
     return paths
 
 
-def exportDicom(volume, result, prediction, folder, patient=None, database=False, progress=None):
+def exportDicom(volume, result, prediction, folder, database=False, progress=None, others=None):
     """Write the result as DICOM objects that join the CT's study, and put them into Slicer's database if asked.
 
-    patient: the name to print on the report's page; the objects hold the CT's patient anyway. Returns
-    report.dicom.folder.Written: the paths, and sentences that say what was left out. Raises CNNSurvivalError where the
-    CT does not come from DICOM, or the tumour has changed since the prediction.
+    others: others() writes the files beside them; it is called when the objects are made, and where it fails none of
+    them stays. The database comes last. Returns report.dicom.folder.Written: the paths, and sentences that say what
+    was left out. Raises CNNSurvivalError where the CT does not come from DICOM, or the tumour has changed since the
+    prediction.
     """
     report = progress or (lambda step, fraction: None)
     report(_("Reading the CT's DICOM files"), 0.0)
     study = read_study(source_files(volume, slicer.dicomDatabase))
     tumour = with_source(predicted_tumour(result, prediction), result, study, slicer.dicomDatabase)
-    report(_("Writing DICOM"), 0.3)
-    written = write_dicom(
-        prediction, study, tumour, folder, report=report_pdf(prediction, {"segment": tumour.name}, patient),
-        curve=curve_png(prediction), named=bool(patient), risk_map=explained(slicer.mrmlScene, result),
+    report(_("Writing DICOM"), 0.1)
+    objects = make_objects(
+        prediction, study, tumour, report=report_pdf(prediction, {"segment": tumour.name}, study.patient),
+        curve=curve_png(prediction), named=bool(study.patient), risk_map=explained(slicer.mrmlScene, result),
     )  # fmt: skip
+    with placed(objects, folder) as written:
+        if others is not None:
+            others()
     if database:
         report(_("Adding to the DICOM database"), 0.7)
         _addToDatabase(written.paths)

@@ -4,7 +4,7 @@ from slicer.i18n import tr as _
 
 from CNNSurvivalLib.mrml.nodes import segments_of
 
-MOST = 24  # letters of a name in the title
+MOST = 20  # letters of a name in the title
 
 
 class InputsBox:
@@ -30,7 +30,8 @@ class InputsBox:
     def showTitle(self) -> None:
         p = self._parameters()
         segment = segments_of(p.segmentation).get(p.segmentId) if p else None
-        chosen = ", ".join(shortened(node.GetName()) for node in (p.volume, segment) if node) if p else ""
+        chosen = (p.volume, p.segmentation, segment) if p else ()
+        chosen = ", ".join(shortened(node.GetName()) for node in chosen if node)
         folded = self._box.collapsed and chosen
         self._box.text = _("CT and tumour: {names}").format(names=chosen) if folded else _("CT and tumour")
 

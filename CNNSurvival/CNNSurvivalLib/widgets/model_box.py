@@ -179,3 +179,4 @@ def showText(title: str, markdown: str) -> None:
     buttons.connect("rejected()", dialog.reject)
     layout.addWidget(buttons)
     dialog.exec_()
+    dialog.deleteLater()  # else the window keeps it

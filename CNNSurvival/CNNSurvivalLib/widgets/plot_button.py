@@ -24,6 +24,11 @@ class PlotButton:
         if self._manager is not None:
             self._manager.disconnect("layoutChanged(int)", self._onLayoutChanged)
 
+    def closeScene(self) -> None:
+        """The scene is about to be closed: the plot view would be empty."""
+        self._layout.go_back(slicer.mrmlScene)
+        self._showText()
+
     def show(self, chart) -> None:
         """Show that chart."""
         self._layout.show(slicer.mrmlScene, chart, slicer.modules.plots.logic())
@@ -42,4 +47,4 @@ class PlotButton:
 
     def _showText(self) -> None:
         back = self._layout.can_go_back(slicer.mrmlScene)
-        self._button.text = _("&Hide the plot view") if back else self._text
+        self._button.text = _("Hide the plo&t view") if back else self._text

@@ -3,21 +3,20 @@
 from slicer.i18n import tr as _
 
 
-def showWhetherReady(button, parameters, hasSegment, bundle) -> None:
-    """Enable the button where the inputs are chosen, and say in its tooltip which are not. parameters may be None."""
+def showWhetherReady(ui, parameters, hasSegment, bundle) -> None:
+    """Enable the button where the inputs are chosen, and say below it which are not. parameters may be None."""
     missing = [
         text
         for text, present in (
             (_("a CT volume"), parameters and parameters.volume),
-            (_("a segmentation (or draw one: New tumour)"), parameters and parameters.segmentation),
-            (_("the tumour's segment"), hasSegment),
+            (_("a segmentation, or draw a new tumour"), parameters and parameters.segmentation),
+            (_("the tumour's segment"), hasSegment or not (parameters and parameters.segmentation)),
             (_("a model that can be used"), bundle),
         )
         if not present
     ]
-    button.enabled = not missing
-    button.toolTip = (
-        _("First choose {missing}.").format(missing=", ".join(missing))
-        if missing
-        else _("Predict the survival curve of a patient with this tumour.")
-    )
+    first = _("First choose {missing}.").format(missing=", ".join(missing)) if missing else ""
+    ui.predictButton.enabled = not missing
+    ui.predictButton.toolTip = first or _("Predict the survival curve of a patient with this tumour.")
+    ui.missingLabel.text = first
+    ui.missingLabel.visible = bool(missing)

@@ -15,7 +15,6 @@ class ResultSection:
 
     def __init__(self, ui) -> None:
         self.ui = ui
-        self._predictedFrom = {}  # record node's ID -> when the segment was last changed before
         self._timer = qt.QTimer(ui.resultCollapsibleButton)
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", lambda: scrollTo(ui.resultCollapsibleButton))
@@ -34,19 +33,14 @@ class ResultSection:
         for frame in (ui.staleFrame, ui.warningsFrame):
             frame.styleSheet = frameStyle(frame.objectName)
 
-    def predicted(self, result, segmentTime: int) -> None:
-        """The result was made just now, of the segment as it was at this time."""
-        self._predictedFrom[result.record.GetID()] = segmentTime
+    def predicted(self) -> None:
+        """The result was made just now."""
         self._timer.start(0)  # once the box has its place
 
-    def forget(self) -> None:
-        """The scene is closed; nodes of the next one may have the same IDs."""
-        self._predictedFrom.clear()
-
-    def show(self, result, prediction, segmentTime: int, current: bool) -> None:
+    def show(self, result, prediction, stale: str) -> None:
         """result None hides the box. prediction: the result's, None where its model is not in the list.
 
-        current: whether it was made with the chosen model and population.
+        stale: why it is no longer that of the inputs; "" where it is.
         """
         ui = self.ui
         ui.resultCollapsibleButton.visible = result is not None
@@ -60,7 +54,7 @@ class ResultSection:
         warnings = record.get("warnings", [])
         ui.warningsLabel.text = "\n".join(_("Warning: {text}").format(text=text) for text in warnings)
         ui.warningsFrame.visible = bool(warnings)
-        ui.staleLabel.text = self._stale(result, segmentTime, current)
+        ui.staleLabel.text = stale
         ui.staleLabel.visible = ui.staleFrame.visible = bool(ui.staleLabel.text)
 
     def _showSentence(self, record) -> None:
@@ -90,18 +84,12 @@ class ResultSection:
         fitHeight(table)
         self.ui.factsLabel.text = "\n".join(facts)
 
-    def _stale(self, result, segmentTime: int, current: bool) -> str:
-        """Why the result is no longer that of the inputs; "" where it is."""
-        before = self._predictedFrom.get(result.record.GetID())
-        if before is not None and before != segmentTime:
-            return _("The segment has changed since; predict again.")
-        if current:
-            return ""
-        return _("This result is of another model or population, or of another choice of lesions; predict again.")
 
+def scrollTo(widget, first=None) -> None:
+    """Scroll the panel until the widget is seen whole, or from its beginning where it is too high for that.
 
-def scrollTo(widget) -> None:
-    """Scroll the panel until the widget is seen whole, or from its beginning where it is too high for that."""
+    first: what has to stay in sight above it, such as its tabs.
+    """
     area = widget.parentWidget()
     while area is not None and not area.inherits("QScrollArea"):
         area = area.parentWidget()
@@ -110,5 +98,7 @@ def scrollTo(widget) -> None:
     area.widget().layout().activate()
     top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
     bar = area.verticalScrollBar()
-    lowest = min(top, top + widget.height - area.viewport().height)
+    lowest = top + widget.height - area.viewport().height
+    top = top if first is None else first.mapTo(area.widget(), qt.QPoint(0, 0)).y()
+    lowest = min(top, lowest)
     bar.value = min(max(bar.value, lowest), top)

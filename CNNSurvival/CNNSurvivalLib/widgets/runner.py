@@ -28,6 +28,7 @@ class Runner:
         self._text = ""
         self._cancelRequested = False
         self._startedAt = 0.0
+        self._about = None
 
     @property
     def running(self) -> bool:
@@ -51,6 +52,12 @@ class Runner:
     def showStatus(self, text: str) -> None:
         self.ui.statusLabel.text = text
         self.ui.statusLabel.visible = bool(text)
+
+    def statusIsAbout(self, inputs) -> None:
+        """Empty the status line where it is about other inputs than these. inputs: anything that can be compared."""
+        if inputs != self._about and not self.running:
+            self.showStatus("")
+        self._about = inputs
 
     def _run(self, button, work):
         self._begin(button)

@@ -4,6 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from CNNSurvivalLib.mrml.views import is_shown, shows_slice
 from CNNSurvivalLib.report.pictures import thumbnail
 from CNNSurvivalLib.report.tables import slice_texts
 from CNNSurvivalLib.widgets.tables import bar, fitHeight
@@ -13,11 +14,15 @@ LEFT_OUT = (128, 128, 128, 60)
 
 
 class SlicesSection:
-    """The table of slices. onUsedChanged(list of bool): called when the user ticked or unticked one."""
+    """The table of slices.
 
-    def __init__(self, ui, onUsedChanged) -> None:
+    onUsedChanged(list of bool): called when the user ticked or unticked one. onProblem(text): for what cannot be.
+    """
+
+    def __init__(self, ui, onUsedChanged, onProblem) -> None:
         self.ui = ui
         self._onUsedChanged = onUsedChanged
+        self._onProblem = onProblem
         self._prediction = None
         self._filling = False
         self._text = ui.slicesLabel.text
@@ -115,6 +120,7 @@ class SlicesSection:
         used = [table.item(n, 0).checkState() == qt.Qt.Checked for n in range(table.rowCount)]
         if not any(used):  # a curve needs at least one slice
             self.show(self._prediction)
+            self._onProblem(_("A curve needs at least one slice."))
         elif used != list(self._prediction.used):
             self._onUsedChanged(used)
 
@@ -127,6 +133,16 @@ class SlicesSection:
 
     def _onCellClicked(self, row, column) -> None:
         self._jump(row)
+
+    def showVolume(self, volume) -> None:
+        """The CT in the slice views, where none of them shows it."""
+        if not is_shown(slicer.mrmlScene, volume):
+            slicer.util.setSliceViewerLayers(background=volume, fit=True)
+
+    def showBest(self) -> None:
+        """All slice views to the best slice, where none of them shows one of the slices."""
+        if self._prediction is not None and not shows_slice(slicer.mrmlScene, self._prediction.slices):
+            self._jump(0)
 
     def _jump(self, row) -> None:
         """All slice views to the middle of the tumour on that slice, marked with the crosshair."""

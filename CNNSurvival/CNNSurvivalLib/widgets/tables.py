@@ -10,7 +10,9 @@ def fitHeight(table, most=None) -> None:
     count = table.rowCount if most is None else min(table.rowCount, most)
     height = sum(rows.sectionSize(row) for row in range(count))
     top = header.sizeHint.height() if not header.isHidden() else 0
-    table.setFixedHeight(top + height + 2 * table.frameWidth)
+    wide = header.length() > table.viewport().width and table.horizontalScrollBarPolicy != qt.Qt.ScrollBarAlwaysOff
+    bar = table.horizontalScrollBar().sizeHint.height() if wide else 0
+    table.setFixedHeight(top + height + bar + 2 * table.frameWidth)
 
 
 def bar(share, color, width):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from .instance import new_instance
+from .instance import REPORT, Origin, new_instance
 from .study import Study
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 IMAGING_MEASUREMENT_REPORT = ("126000", "DCM", "Imaging Measurement Report")
 
 
-def encapsulated_pdf(study: Study, pdf: bytes, title: str, named: bool):
+def encapsulated_pdf(study: Study, origin: Origin, pdf: bytes, named: bool):
     """The object.
 
     Parameters
     ----------
     study : Study
+    origin : Origin
     pdf : bytes
         The file.
-    title : str
-        The document's title.
     named : bool
         Whether the patient's name is printed on the page.
 
@@ -28,14 +27,14 @@ def encapsulated_pdf(study: Study, pdf: bytes, title: str, named: bool):
     """
     from pydicom import Dataset
 
-    dataset = new_instance(study, ENCAPSULATED_PDF, "DOC", "CNN Survival: report", 9101)
+    dataset = new_instance(study, origin, ENCAPSULATED_PDF, "DOC", REPORT)
     dataset.ConversionType = "WSD"
     dataset.AcquisitionDateTime = ""
     dataset.BurnedInAnnotation = "YES" if named else "NO"
     dataset.RecognizableVisualFeatures = "NO"
     dataset.ContentQualification = "RESEARCH"
     dataset.SourceInstanceSequence = study.references
-    dataset.DocumentTitle = title
+    dataset.DocumentTitle = f"Predicted survival, {origin.model}, {origin.population}, {origin.tumour}"
     concept = Dataset()
     concept.CodeValue, concept.CodingSchemeDesignator, concept.CodeMeaning = IMAGING_MEASUREMENT_REPORT
     dataset.ConceptNameCodeSequence = [concept]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
 
+from ...errors import CNNSurvivalError
 from ...files import atomic_write, ensure_output_folder
 from ...io.quiet import without_warnings
 from ...prediction import Prediction
 from .encapsulated_pdf import encapsulated_pdf
-from .instance import encoded
+from .instance import Origin, encoded
 from .parametric_map import parametric_map
 from .planes import to_lps
 from .secondary_capture import secondary_capture
@@ -23,13 +27,22 @@ from .study import Study, images_on_grid
 
 FOLDER = "dicom"  # below that of the other results
 REPORT, CURVE, NUMBERS, TUMOUR, MAP = "report.dcm", "curve.dcm", "numbers.dcm", "tumour.dcm", "map.dcm"
+NAMES = (REPORT, CURVE, NUMBERS, TUMOUR, MAP)
+HOLD_NAMES = (
+    "The DICOM objects hold what the CT's files say of the patient: name, number, birth date, sex, referring "
+    "physician; report.dcm shows name and number on its page."
+)
 NO_HIGHDICOM = (
     "The tumour, the numbers and the map were not written as DICOM: they need the Python package 'highdicom', which is "
     "not installed here (Slicer has it from 5.12 on)."
 )
 NOT_IN_PLACE = (
-    "The tumour, the numbers and the map were not written as DICOM: the CT does not lie where its DICOM files say, or "
-    "these say too little of where it lies; take away the CT's transform, or load it from DICOM again."
+    "The tumour and the map were not written as DICOM: the CT does not lie where its DICOM files say; take away the "
+    "CT's transform, or load it from DICOM again."
+)
+NO_PLACE = (
+    "The tumour and the map were not written as DICOM: the CT's files do not all name the same frame of reference "
+    "(FrameOfReferenceUID), in which the two would lie."
 )
 EMPTY_MAP = "The map was not written as DICOM: hiding a part of the tumour changes nothing."
 
@@ -59,6 +72,13 @@ class Tumour:
     segment_number: int = 1
 
 
+class Objects(NamedTuple):
+    """The content of each file, by name, and sentences that say what was left out and why."""
+
+    files: Mapping[str, bytes]
+    notes: Sequence[str]
+
+
 class Written(NamedTuple):
     """The files, and sentences that say what was left out and why."""
 
@@ -66,21 +86,19 @@ class Written(NamedTuple):
     notes: Sequence[str]
 
 
-def write_dicom(
+def make_objects(
     prediction: Prediction,
     study: Study,
     tumour: Tumour,
-    folder,
     *,
     report: bytes,
     curve: bytes,
     named: bool = False,
     risk_map: Optional[np.ndarray] = None,
-) -> Written:
-    """Write report.dcm and curve.dcm and, where highdicom is at hand, numbers.dcm, tumour.dcm and map.dcm.
+) -> Objects:
+    """Make report.dcm and curve.dcm and, where highdicom is at hand, numbers.dcm, tumour.dcm and map.dcm.
 
-    Each is a series of its own in the CT's study. All are made before the first is written; older ones of these names
-    are replaced, or removed where there is no new one, as it would be of another prediction.
+    Each is a series of its own in the CT's study.
 
     Parameters
     ----------
@@ -88,59 +106,100 @@ def write_dicom(
     study : Study
         Of the CT.
     tumour : Tumour
-    folder : path-like
-        Made where it does not exist.
     report : bytes
         The report, a PDF file.
     curve : bytes
         The picture of the curve, a PNG file without the patient's name.
     named : bool
-        Whether the report shows the patient's name.
+        Whether the report shows the patient's name or number.
     risk_map : ndarray of float32, shape [k, j, i], optional
         From ``explanation.on_ct_grid``.
 
     Returns
     -------
-    Written
+    Objects
+    """
+    origin = Origin.of(prediction, tumour.name)
+    with without_warnings():  # pydicom's and highdicom's, of what the source says
+        objects = {
+            REPORT: encapsulated_pdf(study, origin, report, named),
+            CURVE: secondary_capture(study, origin, curve),
+        }
+        more, notes = _with_highdicom(prediction, study, origin, tumour, risk_map)
+        return Objects({name: encoded(dataset) for name, dataset in {**objects, **more}.items()}, notes)
+
+
+@contextmanager
+def placed(objects: Objects, folder) -> Iterator[Written]:
+    """Write objects into a folder, made where it does not exist, for as long as the block succeeds.
+
+    They are in a temporary folder in it until the block ends. Then they take the place of older ones, and those of
+    these names that have no new one go, as they would be of another prediction. The SR goes first and comes last: at
+    no time does it refer to another run's segmentation. If the block fails, everything is as it was.
 
     Raises
     ------
     CNNSurvivalError
         Where a file cannot be written.
     """
-    title = f"Predicted survival, {prediction.bundle.id}"[:1024]
-    with without_warnings():  # pydicom's and highdicom's, of what the source says
-        objects = {REPORT: encapsulated_pdf(study, report, title, named), CURVE: secondary_capture(study, curve)}
-        more, notes = _with_places(prediction, study, tumour, risk_map)
-        files = {name: encoded(dataset) for name, dataset in {**objects, **more}.items()}
-    folder = ensure_output_folder(folder)
-    for name, content in files.items():
-        with atomic_write(folder / name, "wb") as stream:
-            stream.write(content)
-    for name in (REPORT, CURVE, NUMBERS, TUMOUR, MAP):
-        if name not in files:
-            (folder / name).unlink(missing_ok=True)
-    return Written([folder / name for name in files], notes)
+    folder = Path(folder)
+    made = not folder.exists()
+    ensure_output_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".new.", dir=folder) as place:
+            for name, content in objects.files.items():
+                with atomic_write(Path(place) / name, "wb") as stream:
+                    stream.write(content)
+            yield Written([folder / name for name in objects.files], objects.notes)
+            _move(Path(place), folder)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
-def _with_places(prediction: Prediction, study: Study, tumour: Tumour, risk_map) -> tuple[dict, list[str]]:
-    """(file name -> object for those that say where something is, what was left out and why)."""
+def _move(place: Path, folder: Path) -> None:
+    new = {path.name for path in place.iterdir()}
+    try:
+        for name in NAMES:
+            if name == NUMBERS or name not in new:
+                (folder / name).unlink(missing_ok=True)
+        for name in sorted(new, key=lambda name: name == NUMBERS):
+            os.replace(place / name, folder / name)
+    except OSError as error:
+        raise CNNSurvivalError(
+            f"The DICOM files in '{folder}' cannot be replaced ({error.strerror or error}); close them in other "
+            "programs, or choose another folder."
+        ) from error
+
+
+def write_dicom(prediction: Prediction, study: Study, tumour: Tumour, folder, **options) -> Written:
+    """``make_objects`` and ``placed``, for a caller who writes nothing else beside them."""
+    with placed(make_objects(prediction, study, tumour, **options), folder) as written:
+        return written
+
+
+def _with_highdicom(
+    prediction: Prediction, study: Study, origin: Origin, tumour: Tumour, risk_map
+) -> tuple[dict, list]:
+    """(file name -> object for those that need highdicom, what was left out and why)."""
     try:
         import highdicom  # noqa: F401
     except ImportError:
         return {}, [NO_HIGHDICOM]
     matrix = to_lps(tumour.ijk_to_ras)
     images = images_on_grid(study, matrix, tumour.mask.shape)
-    if not images:
-        return {}, [NOT_IN_PLACE]
     objects, seg, number = {}, tumour.segmentation, tumour.segment_number
-    if seg is None:
-        objects[TUMOUR], number = segmentation(study, images, tumour.mask, matrix, tumour.name), 1
-        seg = objects[TUMOUR]
-    objects[NUMBERS] = structured_report(study, prediction, tumour.name, seg, number)
+    if seg is None and images:
+        seg, number = segmentation(study, origin, images, tumour.mask, matrix), 1
+        objects[TUMOUR] = seg
+    objects[NUMBERS] = structured_report(study, origin, prediction, seg, number)
+    if not images:
+        return objects, [NOT_IN_PLACE if study.frame_uid else NO_PLACE]
     if risk_map is None:
         return objects, []
     if not risk_map.any():
         return objects, [EMPTY_MAP]
-    objects[MAP] = parametric_map(study, images, risk_map, matrix)
+    objects[MAP] = parametric_map(study, origin, images, risk_map, matrix)
     return objects, []

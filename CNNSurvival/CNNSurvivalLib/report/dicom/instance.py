@@ -4,13 +4,75 @@ from __future__ import annotations
 
 import datetime
 import io
+import re
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ... import __version__
+from ...prediction import Prediction
 from .study import Study
 
-MANUFACTURER, MODEL_NAME, SERIAL_NUMBER = "CNNSurvival", "CNNSurvival", "1"
+MANUFACTURER, MODEL_NAME = "CNNSurvival", "CNNSurvival"
+SERIAL_NUMBER = "1"  # software has none, but SEG and Parametric Map must state one
+DEVICE_UID = "2.25.248129076398152461013580429875416330217"  # of this software as an observer, the same in each report
+SCHEME = "99CNNSURVIVAL"  # of the project's own codes
 RESEARCH_SERIES = "research use only"
+
+
+class Series(NamedTuple):
+    """What an object is called, and the number of its series."""
+
+    title: str
+    number: int
+
+
+REPORT, CURVE, TUMOUR = Series("report", 9101), Series("curve", 9102), Series("tumour", 9103)
+MAP, NUMBERS = Series("risk map", 9104), Series("numbers", 9105)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an object was made by, and of what, so that one found alone can be traced.
+
+    Attributes
+    ----------
+    tumour : str
+        The segment's name.
+    model : str
+        The model's name and version.
+    weights : str
+        SHA-256 of the network's weights.
+    population : str
+        Name of the population that the prediction is for.
+    """
+
+    tumour: str
+    model: str
+    weights: str
+    population: str
+
+    @classmethod
+    def of(cls, prediction: Prediction, tumour: str) -> Origin:
+        """The origin of a prediction's objects."""
+        bundle = prediction.bundle
+        return cls(as_text(tumour) or "Tumour", as_text(bundle.id), bundle.sha256, as_text(prediction.population.name))
+
+    @property
+    def software_versions(self) -> list[str]:
+        """Versions of software, model and weights: values of SoftwareVersions, each of 64 characters or fewer."""
+        # The weights' 64 characters are not last, where a file may put a space behind them.
+        return [__version__, self.weights, f"model {self.model}"[:64], f"population {self.population}"[:64]]
+
+    @property
+    def description(self) -> str:
+        """Tumour and population, for a text of 64 characters."""
+        return f"{self.tumour}; {self.population}"[:64]
+
+
+def as_text(text: str) -> str:
+    """The text as one value of at most 64 characters: a backslash would begin another."""
+    return re.sub(r"[\\\x00-\x1f]", " ", text).strip()[:64]
 
 
 def new_uid() -> str:
@@ -20,50 +82,58 @@ def new_uid() -> str:
     return f"2.25.{uuid.uuid4().int}"
 
 
-def new_instance(study: Study, sop_class: str, modality: str, title: str, number: int):
+def new_instance(study: Study, origin: Origin, sop_class: str, modality: str, series: Series):
     """A dataset with the modules Patient, Study, Series, Equipment and SOP Common; a series of its own.
 
     Parameters
     ----------
     study : Study
+    origin : Origin
     sop_class : str
         UID of the kind of object.
     modality : str
-    title : str
-        What the object is, at most 45 characters; goes into the series' description.
-    number : int
-        Of the series.
+    series : Series
     """
     from pydicom import Dataset
 
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, new_uid()
-    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = modality, new_uid(), number
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = modality, new_uid(), series.number
     dataset.InstanceNumber = 1
     dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, MODEL_NAME
-    dataset.DeviceSerialNumber, dataset.SoftwareVersions = SERIAL_NUMBER, __version__
-    return finished(dataset, study, title)
+    return finished(dataset, study, origin, series)
 
 
-def finished(dataset, study: Study, title: str):
-    """The dataset with the CT's patient and study, dates, and the series' description; also one that highdicom made."""
+def finished(dataset, study: Study, origin: Origin, series: Series):
+    """The dataset with the CT's patient and study, dates, versions and the series' description; also highdicom's."""
     for element in study.about:
         dataset.add(deepcopy(element))
-    now = datetime.datetime.now()
+    now = _now(study.about.get("TimezoneOffsetFromUTC"))
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     for name in ("InstanceCreation", "Content", "Series"):
         setattr(dataset, name + "Date", date)
         setattr(dataset, name + "Time", time)
-    dataset.SeriesDescription = f"{title} ({RESEARCH_SERIES})"
+    dataset.SoftwareVersions = origin.software_versions
+    before, after = f"CNN Survival {series.title}: ", f" ({RESEARCH_SERIES})"
+    dataset.SeriesDescription = before + origin.tumour[: 64 - len(before) - len(after)] + after
     return dataset
 
 
-def series_options(number: int) -> dict:
+def _now(offset):
+    """The time in the zone that the CT's times are of, such as "+0900"; the computer's where the CT names none."""
+    if not offset:
+        return datetime.datetime.now()
+    minutes = 60 * int(offset[1:3]) + int(offset[3:])
+    zone = datetime.timezone(datetime.timedelta(minutes=-minutes if offset[0] == "-" else minutes))
+    return datetime.datetime.now(zone)
+
+
+def series_options(series: Series) -> dict:
     """What highdicom's constructors take of series and equipment."""
     return {
-        "series_instance_uid": new_uid(), "series_number": number, "sop_instance_uid": new_uid(), "instance_number": 1,
-        "manufacturer": MANUFACTURER, "manufacturer_model_name": MODEL_NAME, "software_versions": __version__,
-        "device_serial_number": SERIAL_NUMBER,
+        "series_instance_uid": new_uid(), "series_number": series.number, "sop_instance_uid": new_uid(),
+        "instance_number": 1, "manufacturer": MANUFACTURER, "manufacturer_model_name": MODEL_NAME,
+        "software_versions": __version__, "device_serial_number": SERIAL_NUMBER,
     }  # fmt: skip
 
 

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .instance import new_instance
+from .instance import CURVE, Origin, new_instance
 from .study import Study
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
-def secondary_capture(study: Study, png: bytes):
+def secondary_capture(study: Study, origin: Origin, png: bytes):
     """The object.
 
     Parameters
     ----------
     study : Study
+    origin : Origin
     png : bytes
         The picture, as a PNG file. It must not show who the patient is.
 
@@ -27,14 +28,14 @@ def secondary_capture(study: Study, png: bytes):
     pydicom.Dataset
     """
     pixels = pixels_of(png)
-    dataset = new_instance(study, SECONDARY_CAPTURE, "OT", "CNN Survival: curve", 9102)
+    dataset = new_instance(study, origin, SECONDARY_CAPTURE, "OT", CURVE)
     dataset.ConversionType = "SYN"  # drawn, not captured
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.PatientOrientation, dataset.Laterality = "", ""
     dataset.BurnedInAnnotation = "NO"
     dataset.RecognizableVisualFeatures = "NO"
     dataset.ContentQualification = "RESEARCH"
-    dataset.DerivationDescription = "Predicted survival after the CT, drawn as a curve"
+    dataset.DerivationDescription = f"Predicted survival after the CT, drawn as a curve: {origin.description}"
     dataset.SourceImageSequence = study.references
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = pixels.shape[:2]

@@ -11,25 +11,34 @@ from ...hazards import MONTH_DAYS
 from ...prediction import RESEARCH_USE_ONLY, Prediction
 from ..tables import horizon_table
 from ..text import covariates_text, sentence
-from .instance import MANUFACTURER, MODEL_NAME, SERIAL_NUMBER, finished, new_uid, series_options
+from .instance import (
+    DEVICE_UID,
+    MANUFACTURER,
+    MODEL_NAME,
+    NUMBERS,
+    SCHEME,
+    Origin,
+    as_text,
+    finished,
+    new_uid,
+    series_options,
+)
 from .study import Study
 
-SCHEME = "99CNNSURVIVAL"
 _COMMENT = ("121106", "DCM", "Comment")
 _PERCENT, _MONTH = ("%", "UCUM", "percent"), ("mo", "UCUM", "month")
 
 
-def structured_report(study: Study, prediction: Prediction, segment_name: str, segmentation, segment_number: int):
+def structured_report(study: Study, origin: Origin, prediction: Prediction, segmentation, segment_number: int):
     """The object. Needs highdicom.
 
     Parameters
     ----------
     study : Study
+    origin : Origin
     prediction : Prediction
-    segment_name : str
-        The tumour's name, by which later reports can be told to be on the same one.
-    segmentation : pydicom.Dataset
-        The Segmentation of the tumour.
+    segmentation : pydicom.Dataset or None
+        The Segmentation of the tumour. Without one the report refers to the CT as a whole.
     segment_number : int
         Which of its segments the tumour is.
 
@@ -41,50 +50,74 @@ def structured_report(study: Study, prediction: Prediction, segment_name: str, s
     from pydicom.sr.codedict import codes
 
     device = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=new_uid(), name=MODEL_NAME, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME,
-        serial_number=SERIAL_NUMBER,
-    )  # fmt: skip
-    observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(new_uid(), segment_name.strip()[:64] or "Tumour"),
-        referenced_segment=hd.sr.ReferencedSegment(
-            sop_class_uid=segmentation.SOPClassUID,
-            sop_instance_uid=segmentation.SOPInstanceUID,
-            segment_number=segment_number,
-            source_series=hd.sr.SourceSeriesForSegmentation(study.images[0].SeriesInstanceUID),
-        ),
-        finding_type=codes.SCT.Neoplasm,
-        measurements=_measurements(prediction),
+        uid=DEVICE_UID, name=MODEL_NAME, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME
     )
+    observer = hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    groups = _groups(study, origin, prediction, segmentation, segment_number)
     for text in _comments(prediction):
-        group[0].ContentSequence.append(
+        groups[0][0].ContentSequence.append(
             hd.sr.TextContentItem(hd.sr.CodedConcept(*_COMMENT), text, relationship_type="CONTAINS")
         )
     report = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=hd.sr.CodedConcept("77477000", "SCT", "Computed tomography"),
-        imaging_measurements=[group],
+        imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    dataset = hd.sr.Comprehensive3DSR(
-        evidence=[*study.images, segmentation], content=report, is_complete=True, **series_options(9105)
-    )
+    evidence = [*study.images, *([] if segmentation is None else [segmentation])]
+    dataset = hd.sr.Comprehensive3DSR(evidence=evidence, content=report, is_complete=True, **series_options(NUMBERS))
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
-    return finished(dataset, study, "CNN Survival: numbers")
+    return finished(dataset, study, origin, NUMBERS)
 
 
-def _measurements(p: Prediction) -> list:
-    """S at each horizon with its interval, median, percentile, mean survival and volume; each says what computed it."""
+def _groups(study: Study, origin: Origin, p: Prediction, segmentation, number: int) -> list:
+    """What the network computed, and what was counted from the contour: a group each, of the same tumour."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    common = {"tracking_identifier": _tracking(origin, segmentation, number), "finding_type": codes.SCT.Neoplasm}
+    kind = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    if segmentation is None:
+        kind = hd.sr.MeasurementsAndQualitativeEvaluations
+        common["source_images"] = [
+            hd.sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID) for image in study.images
+        ]
+    else:
+        drawn_on = segmentation.get("ReferencedSeriesSequence") or study.images
+        common["referenced_segment"] = hd.sr.ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=number,
+            source_series=hd.sr.SourceSeriesForSegmentation(drawn_on[0].SeriesInstanceUID),
+        )
+    groups = [kind(measurements=_predicted(p), algorithm_id=_algorithm(p), **common)]
+    if p.volume_cc is not None:
+        volume = _measurement("118565006", "Volume", p.volume_cc, ("cm3", "UCUM", "cubic centimeter"), "SCT")
+        groups.append(kind(measurements=[volume], **common))
+    return groups
+
+
+def _tracking(origin: Origin, segmentation, number: int):
+    """The identifier and UID of the tumour: those of the segment, so that both are known to mean one lesion."""
     import highdicom as hd
 
-    algorithm = _algorithm(p)
+    segments = [] if segmentation is None else segmentation.SegmentSequence
+    own = next((item for item in segments if item.SegmentNumber == number), {})
+    identifier = as_text(str(own.get("TrackingID") or "")) or origin.tumour
+    return hd.sr.TrackingIdentifier(str(own.get("TrackingUID") or "") or new_uid(), identifier)
 
-    def measurement(code: str, meaning: str, value: float, unit: tuple, scheme: str = SCHEME, properties=None):
-        return hd.sr.Measurement(
-            hd.sr.CodedConcept(code, scheme, meaning), round(value, 4), hd.sr.CodedConcept(*unit),
-            algorithm_id=algorithm, properties=properties,
-        )  # fmt: skip
 
+def _measurement(code: str, meaning: str, value: float, unit: tuple, scheme: str = SCHEME, properties=None):
+    import highdicom as hd
+
+    return hd.sr.Measurement(
+        hd.sr.CodedConcept(code, scheme, meaning), round(float(value), 1), hd.sr.CodedConcept(*unit),
+        properties=properties,
+    )  # fmt: skip
+
+
+def _predicted(p: Prediction) -> list:
+    """S at each horizon with its interval, median, percentile and mean survival."""
     header, rows = horizon_table(p)
     found = []
     for row in (dict(zip(header, values)) for values in rows):
@@ -93,18 +126,15 @@ def _measurements(p: Prediction) -> list:
         months, survival = f"{row['horizon_months']:g}", 100 * row["survival"]
         meaning = f"Predicted probability to be alive at {months} months"
         interval = _uncertainty(survival, row["survival_ci_low"], row["survival_ci_high"])
-        found.append(measurement(f"S{months.replace('.', '_')}M", meaning, survival, _PERCENT, properties=interval))
+        found.append(_measurement(f"S{months.replace('.', '_')}M", meaning, survival, _PERCENT, properties=interval))
     if p.median_survival_days is not None:
         median = p.median_survival_days / MONTH_DAYS
-        found.append(measurement("MEDIAN", "Predicted median survival", median, _MONTH))
+        found.append(_measurement("MEDIAN", "Predicted median survival", median, _MONTH))
     within = f"{p.rmst_horizon_days / MONTH_DAYS:.0f}"
     mean = p.rmst_days / MONTH_DAYS
-    found.append(measurement("RMST", f"Predicted mean survival within {within} months", mean, _MONTH))
-    percentile = float(p.risk_percentile)
-    found.append(measurement("PERCENTILE", "Percentile of the risk in the reference cohort", percentile, _PERCENT))
-    if p.volume_cc is not None:
-        volume = ("118565006", "Volume", float(p.volume_cc), ("cm3", "UCUM", "cubic centimeter"))
-        found.append(measurement(*volume, scheme="SCT"))
+    found.append(_measurement(f"RMST{within}M", f"Predicted mean survival within {within} months", mean, _MONTH))
+    percentile = "Percentile of the risk in the reference cohort"  # which the algorithm's parameters name
+    found.append(_measurement("PERCENTILE", percentile, p.risk_percentile, _PERCENT))
     return found
 
 
@@ -115,8 +145,8 @@ def _uncertainty(survival: float, low, high):
     if low is None:
         return None
     properties = hd.sr.MeasurementProperties(
-        upper_measurement_uncertainty=round(100 * high - survival, 4),
-        lower_measurement_uncertainty=round(survival - 100 * low, 4),
+        upper_measurement_uncertainty=round(round(100 * high, 1) - round(survival, 1), 1),
+        lower_measurement_uncertainty=round(round(survival, 1) - round(100 * low, 1), 1),
     )
     for item in properties:  # highdicom gives them no unit
         item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [hd.sr.CodedConcept(*_PERCENT)]
@@ -131,6 +161,7 @@ def _algorithm(p: Prediction):
         f"weights SHA-256: {known['model_weights_sha256']}",
         f"software: {known['software']}; engine: {known['engine']}",
         f"population: {p.population.title} ({p.population.name})",
+        f"reference cohort: {p.population.reference_label}",
         *(f"{name}: {value}" for name, value in known["parameters"].items()),
     ]
     name, version = str(p.bundle.info.get("name") or p.bundle.id), str(p.bundle.info.get("version") or "not stated")

@@ -24,21 +24,30 @@ REQUIRED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
     "ReferringPhysicianName", "StudyID", "AccessionNumber",
 )  # fmt: skip
-# What of these modules, of Patient Study (C.7.2.2) and of Clinical Trial (C.7.1.3, C.7.2.3) is copied where it is there
+# What of these modules, of Patient Study (C.7.2.2) and of Clinical Trial (C.7.1.3, C.7.2.3) is copied where there.
+# Comments, other names and further physicians are not: the study has them, and nothing is joined by them.
 OPTIONAL = (
     "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "OtherPatientIDsSequence",
-    "OtherPatientNames", "PatientBirthTime", "EthnicGroup", "PatientComments", "PatientIdentityRemoved",
-    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "StudyDescription", "PhysiciansOfRecord",
-    "NameOfPhysiciansReadingStudy", "IssuerOfAccessionNumberSequence", "ProcedureCodeSequence", "PatientAge",
-    "PatientSize", "PatientWeight", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+    "PatientBirthTime", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "TimezoneOffsetFromUTC", "StudyDescription", "IssuerOfAccessionNumberSequence", "ProcedureCodeSequence",
+    "PatientAge", "PatientSize", "PatientWeight",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
 )  # fmt: skip
+# What is the same in all files of one series of one patient
+_SHARED = {
+    "PatientID": "patients",
+    "PatientName": "patients",
+    "StudyInstanceUID": "studies",
+    "SeriesInstanceUID": "series",
+}
 IDENTIFYING = ("PatientName", "PatientID", "StudyInstanceUID", "StudyID", "AccessionNumber")
 _IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "ImageType", "NumberOfFrames",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID",
     "PositionReferenceIndicator", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "BodyPartExamined", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
 _MONTH, _DAY = r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
 # How values of these kinds look (PS3.5, 6.2), and how long the others may be
@@ -50,6 +59,7 @@ _FORMATS = {
     "DS": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
 }
 _LENGTHS = {"LO": 64, "SH": 16, "DS": 16, "LT": 10240}
+_TIME_ZONE = r"[+-](0\d|1[0-4])[0-5]\d"
 _SEXES = ("M", "F", "O")
 
 
@@ -70,13 +80,24 @@ class Study:
 
     @property
     def frame_uid(self) -> str:
-        """The frame of reference in which positions are given; "" where the CT names none."""
-        return str(self.images[0].get("FrameOfReferenceUID") or "")
+        """The frame of reference in which positions are given; "" where the CT names none, or several."""
+        uids = {str(image.get("FrameOfReferenceUID") or "") for image in self.images}
+        return uids.pop() if len(uids) == 1 else ""
+
+    @property
+    def patient(self) -> str:
+        """Name and number of the patient for a page, such as "Muster, Erika (4711)"; "" where the CT has neither.
+
+        Of a name in several alphabets, the first.
+        """
+        parts = str(self.about.PatientName).split("=")[0].split("^")
+        name, number = ", ".join(part.strip() for part in parts if part.strip()), str(self.about.PatientID).strip()
+        return f"{name} ({number})" if name and number else name or number
 
     @property
     def references(self) -> list:
         """The CT's instances, as items of a sequence that refers to them."""
-        return [_reference(image) for image in self.images]
+        return [reference_to(image) for image in self.images]
 
 
 def read_study(files: Iterable) -> Study:
@@ -94,7 +115,8 @@ def read_study(files: Iterable) -> Study:
     Raises
     ------
     CNNSurvivalError
-        Where the files do not say to which study and series they belong, or cannot be read.
+        Where the files do not say to which study and series they belong, are of several patients, studies or
+        series, or cannot be read.
     """
     wanted = [*REQUIRED, *OPTIONAL, *_IMAGE]
     with without_warnings():  # pydicom's, of dates and names that are none
@@ -104,6 +126,12 @@ def read_study(files: Iterable) -> Study:
                 "The CT's DICOM files do not say to which study and series they belong, so nothing can join them; "
                 "export the CT again."
             )
+        for keyword, many in _SHARED.items():
+            if len({str(header.get(keyword) or "") for header in headers}) > 1:
+                raise CNNSurvivalError(
+                    f"The CT's DICOM files are of several {many} ({keyword} is not the same in all), so no DICOM "
+                    "objects are made of it: they could reach the wrong patient; export the CT again."
+                )
         about = _about(headers[0])
         return Study(about, tuple(_image(header, about) for header in headers))
 
@@ -167,10 +195,14 @@ def own_position(images: tuple, place: np.ndarray) -> list[float]:
 
 
 def image_at(images: tuple, place: np.ndarray):
-    """The image with a slice that begins there; None where there is none."""
+    """(the image with a slice that begins there, the number of its frame); None where there is none.
+
+    The number is None for an image of one frame.
+    """
     for image in images:
-        if any(_begins_at(position, place) for position, *_ in _frames([image])):
-            return image
+        for number, (position, *_) in enumerate(_frames([image]), 1):
+            if _begins_at(position, place):
+                return image, number if "PerFrameFunctionalGroupsSequence" in image else None
     return None
 
 
@@ -198,7 +230,8 @@ def _in_group(own, shared, group: str, keyword: str):
     return items[0].get(keyword) if items else None
 
 
-def _reference(image):
+def reference_to(image):
+    """The item of a sequence that refers to an instance."""
     from pydicom import Dataset
 
     item = Dataset()
@@ -281,6 +314,9 @@ def _element(header, keyword: str):
     except Exception:  # a number that is none
         return None
     if keyword not in IDENTIFYING:
+        values = [value[: _LENGTHS[element.VR]] for value in values] if element.VR in ("LO", "SH", "LT") else values
+        if keyword == "TimezoneOffsetFromUTC" and not re.fullmatch(_TIME_ZONE, values[0].strip()):
+            return None
         if not all(_fits(value, element.VR) for value in values) or (
             keyword == "PatientSex" and values[0] not in _SEXES
         ):
