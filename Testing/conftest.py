@@ -12,8 +12,8 @@ from CNNSurvivalLib.bundle import save_bundle
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Where tests run in several processes, a file's tests run in one (--dist loadfile), so that what they share is made
 # once. These files take longest: they come first, so that no process is left alone with one of them in the end.
-LONGEST = ("test_reproduce.py", "test_reproduce_no_signal.py", "test_training.py", "test_readme.py", "test_faults.py",
-           "test_hostile.py")  # fmt: skip
+LONGEST = ("test_reproduce.py", "test_reproduce_no_signal.py", "test_pdac.py", "test_training.py", "test_readme.py",
+           "test_faults.py", "test_hostile.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
