@@ -167,11 +167,11 @@ def pretrain(
 
 
 def seconds_per_slice(examples: Examples, settings: Settings, devices: Devices = Devices()) -> float:
-    """How long this machine trains on one slice: the fastest of three epochs, after one that warms up."""
+    """How long this machine trains on one slice: the fastest of two epochs, after one that warms up."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(examples, settings, _start_fabric(devices, Path(folder)))
         starts = []
-        for number in range(4):
+        for number in range(3):
             starts.append(time.perf_counter())
             trainer.epoch(number)
         starts.append(time.perf_counter())
