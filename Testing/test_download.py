@@ -340,8 +340,8 @@ def test_a_series_that_the_bucket_does_not_have(world, some, tmp_path):
     with pytest.raises(CNNSurvivalError) as caught:
         s5cmd.fetch([gone, *some], tmp_path, s5cmd.find_endpoint(world.front.url), quiet)
     assert "1 of 11 series could not be fetched" in str(caught.value)
-    assert f"that of {gone.about} is in the index but not in the bucket; update idc-index, or leave the patient out " \
-        "with --without" in str(caught.value)  # fmt: skip
+    words = "is in the index but not in the bucket; update idc-index, or leave the patient out (--without;"
+    assert f"that of {gone.about} {words}" in str(caught.value)
     assert world.assert_whole(tmp_path) == len(some)
 
 

@@ -329,7 +329,8 @@ def _failed(wanted: list[Folder], problems: dict[str, str], endpoint: Endpoint) 
     problem = "is in the index but not in the bucket" if what == MISSING else f"is not as in the index: {what}"
     return CNNSurvivalError(
         f"{len(index)} of {len(wanted)} series could not be fetched from {endpoint.url}: that of {named} {problem}; "
-        "update idc-index, or leave the patient out with --without, then give the same command again."
+        "update idc-index, or leave the patient out (--without; for a study, 'without' of its [[cohort]]), then give "
+        "the same command again."
     )
 
 
