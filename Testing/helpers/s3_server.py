@@ -22,6 +22,8 @@ class S3Server:
         host, port = self.server.get_host_and_port()
         self.url = f"http://{host}:{port}"
         self.buckets: set[str] = set()
+        # moto keeps the buckets of all servers of a process together: begin without those of another test file.
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")).close()
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         if bucket not in self.buckets:
