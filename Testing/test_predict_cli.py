@@ -218,6 +218,17 @@ def test_horizons_and_report(run, case, capsys):
     assert "not a list of months" in capsys.readouterr().err
 
 
+def test_the_folders_of_the_input_are_not_told(run, case):
+    (case / "Zq7Secret").mkdir()
+    for name in ("ct.nrrd", "mask.nrrd"):
+        os.rename(case / name, case / "Zq7Secret" / name)
+    given = ("--image", case / "Zq7Secret/ct.nrrd", "--mask", case / "Zq7Secret/mask.nrrd", "--report", "")
+    assert run(*given)[0] == 0
+    assert json.loads((case / "out/prediction.json").read_text())["input"]["image"] == "ct.nrrd"
+    for path in (case / "out").iterdir():
+        assert b"Zq7Secret" not in path.read_bytes()
+
+
 def test_another_modality_is_refused_unless_forced(refused, run, case, sphere):
     write_series(case / "dicom", sphere()[0])
     for path in (case / "dicom").iterdir():

@@ -18,19 +18,22 @@ from CNNSurvivalLib.batch import Outcome, attempt, carried_columns, predict_and_
 from CNNSurvivalLib.bundle import Bundle, load_bundle
 from CNNSurvivalLib.engines import Engine, create_engine
 from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
+from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
 from CNNSurvivalLib.lesions import ALL, choose_lesions
 from CNNSurvivalLib.network import import_torch
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
-from CNNSurvivalLib.report.case_folder import write_case_folder
-from CNNSurvivalLib.report.dicom.folder import FOLDER, Objects, Tumour, make_objects, placed
+from CNNSurvivalLib.report.case_folder import REPORT_FILE, write_case_folder
+from CNNSurvivalLib.report.dicom.folder import FOLDER, NAMES, Objects, Tumour, make_objects, placed
 from CNNSurvivalLib.report.dicom.study import Study, read_study
 from CNNSurvivalLib.report.page import report_pdf
 
 from .figures.survival import survival_png
 from .workers import dask_client, default_jobs
+
+MADE_BY = b"CNNSurvival"  # in each PDF (its producer) and DICOM file (its manufacturer) that this software writes
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class BatchResult(NamedTuple):
 def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Prediction:
     """Predict one case and write its files to output: those of ``case_folder.write_case_folder``.
 
-    Each file is replaced as a whole; others in the folder are left alone. When the case fails, nothing is written,
+    Each file is replaced as a whole. report.pdf and the DICOM objects of an earlier run, which may be of another patient,
+    go where this run makes none; whatever is not of this software is left alone. When the case fails, nothing is written,
     and a folder that was made for it is removed again.
     """
     bundle, engine = _model(settings)
@@ -162,8 +166,10 @@ def _write_case(done: _Done, case: Case, folder: Path, patient: str | None, sett
     """Write the folder of a case; ``case`` has the paths as the user gave them, ``patient`` is its id in a batch."""
     prediction = done.prediction
     title = f"{patient}, {case.segment}" if patient and case.segment else patient
-    given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": done.tumour.segment_name}
+    # Without the folders, whose names may be the patient's.
+    given = {"image": case.image_path.name, "mask": case.mask_path.name, "segment": done.tumour.segment_name}
     picture = survival_png(prediction, title)
+    _remove_older(folder, settings)
     with contextlib.ExitStack() as stack:
         if done.study is not None:
             # No title, which may name the patient: only what is DICOM's own does.
@@ -171,6 +177,23 @@ def _write_case(done: _Done, case: Case, folder: Path, patient: str | None, sett
             stack.enter_context(placed(objects, folder / FOLDER))  # where the other files fail, these go again
         write_case_folder(prediction, folder, given, patient=patient, patient_id=patient, picture=lambda: picture,
                           report=settings.report)  # fmt: skip
+
+
+def _remove_older(folder: Path, settings: Settings) -> None:
+    """Remove what an earlier run left and this one does not replace: report.pdf, the DICOM objects. Only our own."""
+    objects = folder / FOLDER
+    older = [] if settings.report else [folder / REPORT_FILE]
+    older += [] if settings.dicom else [objects / name for name in NAMES]
+    for path in older:
+        try:
+            if path.is_file() and MADE_BY in path.read_bytes():
+                path.unlink()
+                if path.parent == objects and not any(objects.iterdir()):
+                    objects.rmdir()
+        except OSError as error:
+            raise CNNSurvivalError(
+                f"'{path}' is of an earlier run and cannot be removed ({error.strerror or error}); choose another folder."
+            ) from error
 
 
 def _objects(done: _Done, picture: bytes, settings: Settings) -> Objects:

@@ -89,7 +89,8 @@ def add_predict(commands) -> None:
     command.add_argument("--force", action="store_true", help="predict from an image that is no CT all the same; the "
                          "result means nothing unless its values are Hounsfield units")  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go; made if "
-                         "it does not exist, older results of the same name are replaced")  # fmt: skip
+                         "it does not exist. Older results are replaced; a report.pdf and DICOM objects of an earlier "
+                         "run go where this one makes none")  # fmt: skip
 
 
 def _add_patient_options(group) -> None:
