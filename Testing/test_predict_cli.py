@@ -644,8 +644,10 @@ def test_stopping_a_batch_keeps_what_is_done(batch, case, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(module, "read_case", stop_at_the_second)
-    code, _, err, done, failed = batch("patient_id,image,mask\n" + "".join(f"{n},ct.nrrd,mask.nrrd\n" for n in "abc"))
+    rows = "".join(f"{n},ct.nrrd,mask.nrrd\n" for n in "abc")
+    code, out, err, done, failed = batch(f"patient_id,image,mask\n{rows}")
     assert code == 130 and "Traceback" not in err
+    assert "1 of 3 cases predicted" in out and "Stopped before the end: 2 not done." in out and "failed" not in out
     assert [row["patient_id"] for row in done] == ["a"]
     assert [(row["patient_id"], row["reason"][:8]) for row in failed] == [("b", "Not done"), ("c", "Not done")]
 

@@ -17,8 +17,8 @@ from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, carried_columns, predict_and_read, write_tables
 from CNNSurvivalLib.bundle import Bundle, load_bundle
 from CNNSurvivalLib.engines import Engine, create_engine
-from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.errors import CNNSurvivalError
+from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
@@ -33,6 +33,7 @@ from CNNSurvivalLib.report.page import report_pdf
 from .figures.survival import survival_png
 from .workers import dask_client, default_jobs
 
+WORKER_DIED = "A worker process died (out of memory?); try again with fewer --jobs."
 MADE_BY = b"CNNSurvival"  # in each PDF (its producer) and DICOM file (its manufacturer) that this software writes
 
 
@@ -59,17 +60,20 @@ class Settings:
 
 
 class BatchResult(NamedTuple):
+    """How many cases were predicted, failed, and were not reached as the run was stopped."""
+
     done: int
     failed: int
+    not_done: int
     stopped: bool
 
 
 def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Prediction:
     """Predict one case and write its files to output: those of ``case_folder.write_case_folder``.
 
-    Each file is replaced as a whole. report.pdf and the DICOM objects of an earlier run, which may be of another patient,
-    go where this run makes none; whatever is not of this software is left alone. When the case fails, nothing is written,
-    and a folder that was made for it is removed again.
+    Each file is replaced as a whole. report.pdf and the DICOM objects of an earlier run, which may be of another
+    patient, go where this run makes none; whatever is not of this software is left alone. When the case fails, nothing
+    is written, and a folder that was made for it is removed again.
     """
     bundle, engine = _model(settings)
     with _output_folder(output) as folder:
@@ -92,8 +96,8 @@ def predict_cases(
     """Predict cases and write predictions.csv, curves.csv and failures.csv to output.
 
     All are in the cases' order and the same bytes whatever ``jobs`` and ``scheduler`` are, and all are written even if
-    they have no rows, so that none of an earlier run stays behind. After an interrupt what is done is written, and the
-    cases that were not reached are listed as failures.
+    they have no rows, so that none of an earlier run stays behind. After Ctrl-C or SIGTERM (a cluster's time limit)
+    what is done is written, and the cases that were not reached are listed as failures.
 
     Parameters
     ----------
@@ -128,10 +132,12 @@ def predict_cases(
     with _output_folder(output) as folder:
         run, own = uuid4().hex, folder if details else None
         tasks = [_Task(case, settings, run, notes.get(case.number), own) for case in cases]
-        outcomes, stopped = _run(tasks, min(jobs, len(cases)), scheduler, log)
-        with _uninterrupted():
-            failed = write_tables(folder, outcomes, columns)
-    return BatchResult(len(cases) - failed, failed, stopped)
+        with _stopped_by_sigterm():
+            outcomes, stopped = _run(tasks, min(jobs, len(cases)), scheduler, log)
+            with _uninterrupted():
+                failed = write_tables(folder, outcomes, columns)
+    not_done = sum(outcome.reason == NOT_DONE for outcome in outcomes)
+    return BatchResult(len(cases) - failed, failed - not_done, not_done, stopped)
 
 
 # --- One case -------------------------------------------------------------------------------------------------
@@ -192,7 +198,8 @@ def _remove_older(folder: Path, settings: Settings) -> None:
                     objects.rmdir()
         except OSError as error:
             raise CNNSurvivalError(
-                f"'{path}' is of an earlier run and cannot be removed ({error.strerror or error}); choose another folder."
+                f"'{path}' is of an earlier run and cannot be removed ({error.strerror or error}); choose another "
+                "folder."
             ) from error
 
 
@@ -280,17 +287,21 @@ def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[lis
                     take(number, _one(task))
         except KeyboardInterrupt:
             stopped = True
+            # The signal may reach workers, too, before they are ready to ignore it, or before this process.
+            found = {number: outcome for number, outcome in found.items() if outcome.reason != WORKER_DIED}
     return [found.get(n) or Outcome(task.case, None, NOT_DONE) for n, task in enumerate(tasks)], stopped
 
 
 def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], None]) -> None:
     """take(number, outcome) of each task, as they end. After Ctrl-C those that were begun are still waited for."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker)
-    futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
+    with _uninterrupted((signal.SIGINT,)):  # workers take this over: Ctrl-C does not end them while they start
+        futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
     try:
         for future in as_completed(futures):
             take(futures[future], _outcome(future, tasks[futures[future]]))
@@ -298,7 +309,7 @@ def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], 
         with contextlib.suppress(KeyboardInterrupt):  # the second Ctrl-C waits no longer
             pool.shutdown(wait=True, cancel_futures=True)
         for future, number in futures.items():
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool):
                 take(number, _outcome(future, tasks[number]))
         raise
     finally:
@@ -311,7 +322,7 @@ def _outcome(future, task: _Task) -> Outcome:
     try:
         return future.result()
     except BrokenProcessPool:
-        return Outcome(task.case, None, "A worker process died (out of memory?); try again with fewer --jobs.")
+        return Outcome(task.case, None, WORKER_DIED)
 
 
 def _on_dask(tasks: list[_Task], scheduler: str, take: Callable[[int, Outcome], None]) -> None:
@@ -407,13 +418,32 @@ def _one_elsewhere(task: _Task, root: Path) -> Outcome:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C does nothing in this block."""
+def _uninterrupted(signals=(signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
+    """Ctrl-C and SIGTERM do nothing in this block."""
+    with _handled(signals, signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM, by which a cluster ends a job, is as Ctrl-C in this block."""
+
+    def stop(_number, _frame) -> None:
+        raise KeyboardInterrupt
+
+    with _handled((signal.SIGTERM,), stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(signals, handler) -> Iterator[None]:
+    """These signals go to the handler in this block; only the main thread can say so, in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = [(number, signal.signal(number, handler)) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, former in before:
+            signal.signal(number, former)

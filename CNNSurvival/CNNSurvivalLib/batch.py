@@ -320,7 +320,9 @@ def shown(outcome: Outcome) -> list[str]:
 
 def sentence(outcomes: list, stopped: bool, folder) -> str:
     """What a batch did, in one line."""
-    failed = sum(outcome.values is None for outcome in outcomes)
-    done = f"{len(outcomes) - failed} of {len(outcomes)} cases predicted; results are in '{folder}'."
-    stop = " Stopped before the end." if stopped else ""
+    predicted = sum(outcome.values is not None for outcome in outcomes)
+    not_done = sum(outcome.reason == STOPPED for outcome in outcomes)
+    failed = len(outcomes) - predicted - not_done
+    done = f"{predicted} of {len(outcomes)} cases predicted; results are in '{folder}'."
+    stop = f" Stopped before the end: {not_done} not done." if stopped else ""
     return done + stop + (f" {failed} failed; 'failures.csv' there says why." if failed else "")

@@ -21,8 +21,8 @@ Many cases: cnn-survival predict --manifest cases.csv --output FOLDER
 For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve),
 horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf; with
 --dicom, the folder dicom. For many, or several segments of one case, it gets predictions.csv (a row per case),
-curves.csv (the curve of each) and failures.csv (the cases that could not be predicted, and why). Ctrl-C stops a batch;
-what is done until then is in these tables.
+curves.csv (the curve of each) and failures.csv (the cases that could not be predicted, and why). Ctrl-C (or SIGTERM,
+as clusters send it) stops a batch; what is done until then is in these tables.
 
 A model serves one or more populations of patients ('cnn-survival models' lists them). Say to which the patient belongs;
 where you do not, the model's default is taken, and the output names it. Age, stage and the like are optional; with none
@@ -234,8 +234,10 @@ def _run_cases(options, settings, bundle, cases) -> int:
     _say_unused(settings.covariates, [bundle.population, *bundle.populations])
     _say_names(options)
     print(population_line(bundle, options.population))
-    print(f"{result.done} of {result.done + result.failed} cases predicted; results are in '{options.output}'.")
+    print(f"{result.done} of {len(cases)} cases predicted; results are in '{options.output}'.")
     if result.failed:
         print(f"{result.failed} failed; 'failures.csv' there says why.")
+    if result.stopped:
+        print(f"Stopped before the end: {result.not_done} not done.")
     print(RESEARCH_USE_ONLY)
     return STOPPED if result.stopped else SOME_FAILED if result.failed else DONE
