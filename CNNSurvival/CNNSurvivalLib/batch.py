@@ -19,6 +19,7 @@ from .io.case import Case, duplicate_warnings
 from .io.manifest import read_manifest
 from .io.patient_folder import folder_cases
 from .io.read import TumourImage, read_case
+from .populations import COVARIATE_NAMES
 from .prediction import Prediction, predict
 from .report.text import covariates_text, interval_at, interval_curve_at, plain
 
@@ -32,12 +33,18 @@ PREDICTIONS_HEADER = [
 FOLLOW_UP = ("time_days", "event")
 FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
 CURVES_HEADER = ["patient_id", "time_days", "survival", "survival_ci_low", "survival_ci_high"]
-# Columns of a manifest whose names, in letters alone, say that they name the patient
+# Columns of a manifest whose names, in letters alone, say that they name the patient or are free text
 _NAMES_PATIENT = re.compile(
-    r"^(patients?|persons?|subjects?|full|first|middle|last|fore|given|family|maiden|sur)*names?$|^(vor|nach)name$|"
-    r"initials|birth|geburt|^dob$|address|adresse|street|^zip$|^(post|zip)(al)?code$|phone|telefon|mobile|mail|^ssn$|"
-    r"socialsecurity|insurance|passport|accession|^mrn$|medicalrecord|^nhs|hospitalid|otherpatientid"
+    r"^(patients?|persons?|subjects?|full|first|middle|last|fore|given|family|maiden|sur)*names?$|"
+    r"^(vor|nach|familien|geburts)?name$|^(patient(en)?|person|subject)$|initials|^nom(bre|e)?$|pr[eé]nom|cognome|"
+    r"apellido|naam$|nazwisko|birth|geburt|geboorte|naissance|nacimiento|nascita|^geb(dat|datum)?$|^dob$|address|adresse|"
+    r"street|stra(ss|ß)e|^zip$|^(post|zip)(al)?code$|^plz$|postleitzahl|phone|telefon|^tel$|mobile|mail|^ssn$|"
+    r"socialsecurity|insurance|versicher|passport|accession|^mrn$|medicalrecord|recordid|^nhs|"
+    r"hospital(id|no|nr|number)|otherpatientid|^pat(ient(en)?)?(nr|nummer|no|num|number|id)$|fall(nr|nummer|id)|"
+    r"instanceuid|studyuid|physician|doctor|arzt|comment|komment|bemerkung|remark|freetext|freitext"
 )
+_SHORT_NUMBER = re.compile(r"[+-]?\d{1,3}([.,]\d+)?")  # no postal code, number of a patient, or date
+MOST_VALUES, LONGEST_VALUE = 20, 30  # of a column of words that is carried
 STOPPED = "Not done: the run was stopped before."
 OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
@@ -231,9 +238,10 @@ def carried_columns(
 ) -> list[str]:
     """The columns of the manifest that predictions.csv gets, in the manifest's order and spelling.
 
-    Of those without a meaning of their own (``io.manifest.COLUMNS``, and population): all but those whose names say
-    that they name the patient, which log(text) is told; or the ``wanted`` ones. Paths are never among them, as they
-    may name the patient, too. Raises UsageError for a wanted column that the manifest does not have.
+    The ``wanted`` ones; without these, of the columns that have no meaning of their own (``io.manifest.COLUMNS``, and
+    population) those that cannot well name the patient, see ``_may_name``. log(text) is told what is carried and what
+    is not. Paths are never among them, as they may name the patient, too. Raises UsageError for a wanted column that
+    the manifest does not have.
     """
     known = list(cases[0].covariates) if cases else []  # the same for each row of a manifest
     if wanted is not None:
@@ -244,10 +252,30 @@ def carried_columns(
             raise UsageError(f"The manifest has no column '{absent}' to carry; its columns beside ours are: {others}.")
         chosen = {name.casefold() for name in wanted}
         return [name for name in known if name.casefold() in chosen]
-    naming = [name for name in known if _NAMES_PATIENT.search(re.sub(r"[\W\d_]", "", name.casefold()))]
-    if naming and log is not None:
-        log(f"Not carried into predictions.csv, as by the name it may name the patient: {', '.join(naming)}.")
-    return [name for name in known if name not in naming and name.casefold() != "population"]
+    known = [name for name in known if name.casefold() != "population"]
+    left_out = [name for name in known if _may_name(name, cases)]
+    carried = [name for name in known if name not in left_out]
+    if log is not None and carried:
+        log(f"Carried into predictions.csv: {', '.join(carried)}.")
+    if log is not None and left_out:
+        log(f"Not carried into predictions.csv, as it may name the patient: {', '.join(left_out)}.")
+    return carried
+
+
+def _may_name(column: str, cases: Sequence[Case]) -> bool:
+    """Whether a column may name the patient: by its name, or by its values.
+
+    The values cannot where all are numbers below 1000, or a few short words: at most half as many different ones as
+    there are patients with one, MOST_VALUES, and LONGEST_VALUE letters. Nor can those of a covariate (age, stage, HPV).
+    """
+    if _NAMES_PATIENT.search(re.sub(r"[\W\d_]", "", column.casefold())):
+        return True
+    values = {case.patient_id: case.covariates[column] for case in cases if case.covariates.get(column)}
+    different = {case.covariates.get(column, "") for case in cases} - {""}
+    if column.strip().casefold() in COVARIATE_NAMES or all(map(_SHORT_NUMBER.fullmatch, different)):
+        return False
+    few = len(different) <= min(MOST_VALUES, len(values) / 2)
+    return not few or max(map(len, different)) > LONGEST_VALUE
 
 
 def _behind(own: list[str], columns: Sequence[str]) -> list[str]:

@@ -53,8 +53,8 @@ def add_predict(commands) -> None:
                       "sub-folder for each patient, or with pairs of files such as p1_ct.nrrd and "
                       "p1_mask.nrrd")  # fmt: skip
     many.add_argument("--carry", metavar="COLUMN,COLUMN", help="which other columns of the manifest are carried into "
-                      "predictions.csv, or 'none' (default: all but those whose names say that they name the "
-                      "patient, such as PatientName or birth_date)")  # fmt: skip
+                      "predictions.csv, or 'none' (default: those that cannot well name the patient: "
+                      "numbers below 1000 and a few short words, such as a column Site)")  # fmt: skip
     many.add_argument("--jobs", type=whole_number, metavar="N", help="how many cases at once (default: one for each "
                       "core, as long as each finds 2 GB of free memory; 1 on a GPU)")  # fmt: skip
     many.add_argument("--backend", choices=("local", "dask"), default="local", help="who does it: this machine (local, "
