@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
+from CNNSurvivalLib.io.tables import number
 from CNNSurvivalLib.lesions import ALL, choose_lesions
 from CNNSurvivalLib.network import import_torch
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
@@ -125,7 +127,7 @@ def predict_cases(
     bundle, engine = _model(settings)  # what is wrong with it is wrong with every case
     bundle.population.read(settings.covariates)
     notes = duplicate_warnings(cases)
-    for note in dict.fromkeys(notes.values()):
+    for note in (*dict.fromkeys(notes.values()), *_unreadable_times(cases)):
         log(f"Warning: {note}")
     if jobs is None:
         jobs = 1 if getattr(engine, "device", "cpu") != "cpu" else default_jobs(len(cases))
@@ -135,9 +137,19 @@ def predict_cases(
         with _stopped_by_sigterm():
             outcomes, stopped = _run(tasks, min(jobs, len(cases)), scheduler, log)
             with _uninterrupted():
-                failed = write_tables(folder, outcomes, columns)
+                failed = write_tables(folder, outcomes, columns, settings.horizons_months)
     not_done = sum(outcome.reason == NOT_DONE for outcome in outcomes)
     return BatchResult(len(cases) - failed, failed - not_done, not_done, stopped)
+
+
+def _unreadable_times(cases: list[Case]) -> list[str]:
+    """A sentence where follow-up is carried that ``evaluate`` will refuse."""
+    wrong = [case for case in cases if case.time_days and not 0 <= number(case.time_days) < math.inf]
+    if not wrong:
+        return []
+    several = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return [f"'{wrong[0].time_days}' (time_days of {wrong[0].patient_id}{several}) is no number of days, 0 or more; it "
+            "is carried as it is, and evaluate will refuse it."]  # fmt: skip
 
 
 # --- One case -------------------------------------------------------------------------------------------------

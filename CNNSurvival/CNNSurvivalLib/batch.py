@@ -27,7 +27,7 @@ PREDICTIONS_HEADER = [
     "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
     "survival_36m", "median_survival_days", "rmst_days", "risk_percentile", "warnings", "population",
     "inside_training_range", "volume_cc", "largest_area_mm2", "survival_18m_ci_low", "survival_18m_ci_high",
-    "covariates",
+    "covariates", "model", "weights_sha256",
 ]  # fmt: skip
 # Behind these, where the cases have them
 FOLLOW_UP = ("time_days", "event")
@@ -207,10 +207,13 @@ def run_batch(
 # --- Tables ---------------------------------------------------------------------------------------------------
 
 
-def write_tables(folder, outcomes: Iterable[Outcome], columns: Sequence[str] = ()) -> int:
+def write_tables(
+    folder, outcomes: Iterable[Outcome], columns: Sequence[str] = (), horizons_months: Sequence[float] = ()
+) -> int:
     """Write predictions.csv, curves.csv and failures.csv; returns the number of failures.
 
-    columns: those of the manifest that predictions.csv gets behind its own, see ``carried_columns``. Where the cases
+    columns: those of the manifest that predictions.csv gets behind its own, see ``carried_columns``. horizons_months:
+    for each that is not among its own columns it gets a column survival_<months>m behind these. Where the cases
     have follow-up, predictions.csv has it, too, so that ``cnn-survival evaluate`` can score it. Where a patient has
     rows for several segments, all tables say which; where two cases have the same patient and segment, curves.csv says
     by ``row`` which one of the source it is.
@@ -223,14 +226,22 @@ def write_tables(folder, outcomes: Iterable[Outcome], columns: Sequence[str] = (
     several = ["segment"] if _several_segments(cases) else []
     again = ["number"] if duplicate_warnings(cases) else []
     carried = [*(name for name in FOLLOW_UP if any(getattr(case, name) for case in cases)), *several]
-    header = _behind([*PREDICTIONS_HEADER, *carried], columns)
-    rows = [[*o.values, *_of(o.case, carried), *(o.case.covariates.get(name, "") for name in columns)] for o in done]
+    others = {name: month for month in horizons_months if (name := f"survival_{month:g}m") not in PREDICTIONS_HEADER}
+    header = _behind([*PREDICTIONS_HEADER, *others, *carried], columns)
+    rows = [[*o.values, *(_survival_at(o, month) for month in others.values()), *_of(o.case, carried),
+             *(o.case.covariates.get(name, "") for name in columns)] for o in done]  # fmt: skip
     write_csv(folder / "predictions.csv", header, rows)
     curves = [[o.case.patient_id, *point, *_of(o.case, several + again)] for o in done for point in o.curve]
     write_csv(folder / "curves.csv", [*CURVES_HEADER, *several, *("row" for _ in again)], curves)
     failures = [[*_of(o.case, ("patient_id", "image", "mask")), o.reason, *_of(o.case, several)] for o in failed]
     write_csv(folder / "failures.csv", [*FAILURES_HEADER, *several], failures)
     return len(failed)
+
+
+def _survival_at(outcome: Outcome, month: float) -> Optional[float]:
+    """S at a month, from the case's curve; None beyond its last interval."""
+    days, survival = zip(*(point[:2] for point in outcome.curve))
+    return plain(survival_at(survival, days, month * MONTH_DAYS))
 
 
 def carried_columns(
@@ -279,10 +290,11 @@ def _may_name(column: str, cases: Sequence[Case]) -> bool:
 
 
 def _behind(own: list[str], columns: Sequence[str]) -> list[str]:
-    """The header with the manifest's columns; one that is called like ours, or like a risk, is called manifest_..."""
+    """The header with the manifest's columns; one called like ours, or like a risk or S, is called manifest_..."""
     header, taken = list(own), {name.casefold() for name in own}
     for name in columns:
-        while name.casefold() in taken or name.casefold().startswith("risk_"):  # evaluate takes these for ours
+        # evaluate takes what begins so for ours
+        while name.casefold() in taken or name.casefold().startswith(("risk_", "survival_")):
             name = f"manifest_{name}"
         header.append(name)
         taken.add(name.casefold())
@@ -319,6 +331,8 @@ def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -
         p.largest_area_mm2,
         *interval_at(p, EIGHTEEN_MONTHS_DAYS),
         covariates_text(p),
+        p.bundle.id,
+        p.bundle.sha256,
     ]
 
 

@@ -79,7 +79,8 @@ def add_predict(commands) -> None:
                          "separate lesions: all as one tumour (default), or the largest alone; a warning says how many "
                          "there are")  # fmt: skip
     command.add_argument("--horizons", type=months, default=None, metavar="MONTHS,MONTHS", help="when survival is "
-                         "wanted, in months (default: 6,12,18,24,36)")  # fmt: skip
+                         "wanted, in months (default: 6,12,18,24,36); for many cases predictions.csv gets a column "
+                         "survival_<months>m for each")  # fmt: skip
     command.add_argument("--report", action="store_true", help="also write report.pdf, the result on one page (for "
                          "many cases with --details)")  # fmt: skip
     command.add_argument("--dicom", action="store_true", help="also write the result as DICOM objects that join the "
