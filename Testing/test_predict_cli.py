@@ -736,7 +736,7 @@ def test_scores_of_patients_that_the_model_learned_from_are_refused(tmp_path, ca
 
     bundle = load_model("lung-head-neck")
     known = runs.learned_from(runs.network_for("lung-head-neck"))
-    taken = [name for n in range(1, 423) if runs.patients_sha256([name := f"LUNG1-{n:03d}"])[0] in known][:3]
+    taken = [name for n in range(1, 423) if runs.patients_sha256([name := f"p{n:03d}"])[0] in known][:3]
     tail = f"{bundle.population.name},{bundle.id},{bundle.sha256}"
 
     def score(names, *options):
@@ -749,7 +749,7 @@ def test_scores_of_patients_that_the_model_learned_from_are_refused(tmp_path, ca
     others = [f"new-{n}" for n in range(5)]
     code, said = score([*taken, *others])
     assert code == 2 and not (tmp_path / "out").exists()
-    assert "learned from 3 of the 8 patients" in said.err and "--also-trained-on" in said.err
+    assert "the ids of 3 of the 8 patients" in said.err and "--also-trained-on" in said.err
     assert score([*taken, *others], "--also-trained-on")[0] == 0
     code, said = score(others)
     assert code == 0 and "not checked" not in said.out

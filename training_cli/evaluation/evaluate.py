@@ -213,8 +213,9 @@ def _check_not_learned_from(table: pd.DataFrame, path, log: Callable[[str], None
         count = sum(patients_sha256([patient])[0] in known for patient in rows[ID])
         if count:
             raise UsageError(
-                f"The model '{model}' learned from {count} of the {len(rows)} patients of '{path}' that it predicted, "
-                "so scores on them say nothing about new patients; leave these out, or give --also-trained-on."
+                f"The model '{model}' learned from patients with the ids of {count} of the {len(rows)} patients of "
+                f"'{path}', and scores on those say nothing about new patients; leave them out, or, if they are "
+                "others, give --also-trained-on."
             )
 
 

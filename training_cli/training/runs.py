@@ -189,6 +189,22 @@ def check_same_preprocessing(network: Run, store: Store) -> None:
         )
 
 
+def check_free(folder, **plan) -> None:
+    """Raise UsageError if the folder holds a finished run whose run.json says something else than ``plan``.
+
+    For what can be told at once; ``train.finished_run`` compares the rest.
+    """
+    if not (Path(folder) / RUN_FILE).is_file():
+        return
+    found = load_run(folder).info
+    different = [f"{name} {found.get(name)}, not {value}" for name, value in plan.items() if found.get(name) != value]
+    if different:
+        raise UsageError(
+            f"'{folder}' holds a training with other settings ({'; '.join(different)}); choose another folder, or "
+            "delete it."
+        )
+
+
 # --- Who was learned from ---------------------------------------------------------------------------------------------
 
 
