@@ -194,9 +194,10 @@ def check_free(folder, **plan) -> None:
 
     For what can be told at once; ``train.finished_run`` compares the rest.
     """
-    if not (Path(folder) / RUN_FILE).is_file():
+    try:
+        found = dict(json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or a damaged one, which is told later
         return
-    found = load_run(folder).info
     different = [f"{name} {found.get(name)}, not {value}" for name, value in plan.items() if found.get(name) != value]
     if different:
         raise UsageError(
