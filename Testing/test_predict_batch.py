@@ -342,8 +342,6 @@ def test_a_stopped_run_leaves_whole_tables(started, jobs, sent):
     assert sorted(done + [row["patient_id"] for row in failed]) == [f"p{n:02d}" for n in range(60)]
     assert {row["reason"] for row in failed} == {batches.STOPPED}
     assert done == sorted(done) == list(dict.fromkeys(row["patient_id"] for row in curves))
-    if sent == "SIGTERM" and jobs > 1:
-        return  # the workers are ended where they are
     assert {p.parent.name for p in out.glob("*/prediction.json")} == set(done)
     assert not [p for p in out.rglob("*") if p.name.startswith(".") or p.suffix == ".tmp"]
 
@@ -359,6 +357,17 @@ def test_workers_end_with_the_command_that_was_killed(started):
     while any(_runs(p) for p in own) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [p for p in own if _runs(p)]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_worker_that_is_killed_does_not_hang_the_batch(started):
+    process, out = started("--details", "--jobs", 2)
+    own = [p for p in _processes() if os.getsid(p) == process.pid]
+    worker = next(p for p in own if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 3, err
+    assert "A worker process died" in rows_of(out / "failures.csv")[-1]["reason"]
 
 
 def _processes():

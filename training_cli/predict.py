@@ -299,7 +299,7 @@ def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[lis
                     take(number, _one(task))
         except KeyboardInterrupt:
             stopped = True
-            # The signal may reach workers, too, before they are ready to ignore it, or before this process.
+            # The pool broke as the signal came: these were not reached.
             found = {number: outcome for number, outcome in found.items() if outcome.reason != WORKER_DIED}
     return [found.get(n) or Outcome(task.case, None, NOT_DONE) for n, task in enumerate(tasks)], stopped
 
@@ -307,12 +307,11 @@ def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[lis
 def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], None]) -> None:
     """take(number, outcome) of each task, as they end. After Ctrl-C those that were begun are still waited for."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker)
-    with _uninterrupted((signal.SIGINT,)):  # workers take this over: Ctrl-C does not end them while they start
+    with _uninterrupted():  # workers take this over: no signal ends them while they start
         futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
     try:
         for future in as_completed(futures):
@@ -321,20 +320,24 @@ def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], 
         with contextlib.suppress(KeyboardInterrupt):  # the second Ctrl-C waits no longer
             pool.shutdown(wait=True, cancel_futures=True)
         for future, number in futures.items():
-            if future.done() and not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool):
+            if future.done() and not future.cancelled() and not _worker_died(future):
                 take(number, _outcome(future, tasks[number]))
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        if any(map(_worker_died, futures)):
+            for worker in active_children():  # the pool ends them by SIGTERM, which they ignore
+                worker.kill()
+
+
+def _worker_died(future) -> bool:
+    from concurrent.futures.process import BrokenProcessPool
+
+    return future.done() and not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
 def _outcome(future, task: _Task) -> Outcome:
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return Outcome(task.case, None, WORKER_DIED)
+    return Outcome(task.case, None, WORKER_DIED) if _worker_died(future) else future.result()
 
 
 def _on_dask(tasks: list[_Task], scheduler: str, take: Callable[[int, Outcome], None]) -> None:
@@ -369,7 +372,8 @@ _one_at_a_time = threading.Lock()  # for Dask workers with several threads: each
 
 
 def _start_pool_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets each finish its case
+    for each in (signal.SIGINT, signal.SIGTERM):  # these are for the parent, which lets each finish its case
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -430,9 +434,9 @@ def _one_elsewhere(task: _Task, root: Path) -> Outcome:
 
 
 @contextlib.contextmanager
-def _uninterrupted(signals=(signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
-    """Ctrl-C and SIGTERM do nothing in this block."""
-    with _handled(signals, signal.SIG_IGN):
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM do nothing in this block, and in processes that are started in it."""
+    with _handled((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN):
         yield
 
 
