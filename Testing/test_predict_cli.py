@@ -257,7 +257,8 @@ def test_rows_of_a_manifest_have_their_population_and_covariates(batch, case, tw
     assert "18 to 110" in done[3]["warnings"] and "It was left out." in done[3]["warnings"]
     assert float(done[2]["risk_18m"]) < float(done[0]["risk_18m"])
     # For all rows that do not say: with the command line
-    code, _, err, done, _ = batch(rows, *model, "--population", "there", "--age", "70", "--hpv", "+")
+    code, out, err, done, _ = batch(rows, *model, "--population", "there", "--age", "70", "--hpv", "+")
+    assert ", where the manifest names none\n" in out
     assert [row["population"] for row in done] == ["there", "here", "there", "there"]
     assert [row["covariates"] for row in done] == ["age 70 years", "age 60 years, N stage N1", "age 70 years", ""]
     assert err.count("hpv was not used") == 1

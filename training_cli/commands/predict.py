@@ -234,7 +234,8 @@ def _run_cases(options, settings, bundle, cases) -> int:
     )  # fmt: skip
     _say_unused(settings.covariates, [bundle.population, *bundle.populations])
     _say_names(options)
-    print(population_line(bundle, options.population))
+    named = any(case.population for case in cases)
+    print(population_line(bundle, options.population) + (", where the manifest names none" if named else ""))
     print(f"{result.done} of {len(cases)} cases predicted; results are in '{options.output}'.")
     if result.failed:
         print(f"{result.failed} failed; 'failures.csv' there says why.")
