@@ -91,7 +91,8 @@ def test_what_is_done_is_kept_when_it_is_stopped(tmp_path, files, tiny_bundle):
     assert len(seen) == 1 and outcomes[2].reason == batch.STOPPED
     assert batch.write_tables(tmp_path / "out", outcomes) == 2
     assert [row["patient_id"] for row in rows_of(tmp_path / "out" / "predictions.csv")] == ["a"]
-    assert "Stopped before the end." in batch.sentence(outcomes, stopped, "out")
+    said = batch.sentence(outcomes, stopped, "out")
+    assert "Stopped before the end: 2 not done." in said and "failed" not in said
     assert batch.shown(outcomes[1])[-1] == batch.STOPPED
     assert [batch.shown(outcome)[3] for outcome in outcomes] == ["inside", "", ""]
     marked = list(outcomes[0].values)

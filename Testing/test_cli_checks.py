@@ -41,6 +41,7 @@ MISTAKES = {
     "network": "finetune nope {store} --output out",
     "store": "finetune lung-head-neck nope --output out",
     "cut": "finetune lung-head-neck {store} --output out",
+    "taken": "finetune lung-head-neck {store} --output {taken}",
     "train": "baselines --train nope --test {store} --output out",
     "test": "baselines --train {store} --test nope --output out",
     "outputs of": "baselines --train {store} --test {store} --network nope --output out",
@@ -63,7 +64,9 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checks")
     table = folder / "cases.csv"
     table.write_text("patient_id,image,mask,time_days,event\np1,a,b,100,1\n")
-    return {"table": table, "store": make_store(folder / "store", patients=4)}
+    (folder / "taken").mkdir()
+    (folder / "taken" / "run.json").write_text('{"kind": "finetune", "learn": "shift"}')
+    return {"table": table, "store": make_store(folder / "store", patients=4), "taken": folder / "taken"}
 
 
 def started(folder, arguments):
@@ -82,6 +85,7 @@ def test_a_mistake_is_answered_before_the_slow_imports(mistake, files, tmp_path)
     assert code == 2 and "rror: " in said, said
     assert not modules & {*SLOW, *(() if mistake in IN_TABLES else ("pandas",))}
     assert not (tmp_path / "out").exists() or mistake in IN_TABLES
+    assert mistake != "taken" or "holds a training with other settings (learn shift, not auto)" in said
 
 
 def test_one_case_of_dicom_loads_no_more_than_it_needs(tmp_path, sphere, tiny_bundle):

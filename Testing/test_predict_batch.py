@@ -117,14 +117,17 @@ def manifest(cohort, tmp_path):
 
 def test_the_manifests_other_columns_are_carried_into_predictions(predict, manifest):
     columns = ["Site", "Event", "Time_Days", "Scanner name", "AGE", "series_uid", "Site note"]
-    source = manifest(columns, ["Ulm", "1", "30", "Ä 1", "70", "", "=1+1"], ["", "0", "90", "", "x", "", "-5"])
-    code, out = predict("out", "--max-slices", 1, source=source)
+    first, second = ["Ulm", "1", "30", "Ä 1", "70", "", "=1+1"], ["", "0", "90", "Ä 1", "x", "", "-5"]
+    code, out = predict("out", "--max-slices", 1, source=manifest(columns, first, second, first, second))
     assert code == 0
     assert header_of(out / "predictions.csv") == [
         *batches.PREDICTIONS_HEADER, "time_days", "event", "Site", "Scanner name", "AGE", "Site note"
     ]  # fmt: skip
     rows = [list(row.values())[OURS:] for row in rows_of(out / "predictions.csv")]
-    assert rows == [["30", "1", "Ulm", "Ä 1", "70", "'=1+1"], ["90", "0", "", "", "x", "-5"]]
+    assert (
+        rows[:2] == [["30", "1", "Ulm", "Ä 1", "70", "'=1+1"], ["90", "0", "", "Ä 1", "x", "-5"]]
+        and rows[2:] == rows[:2]
+    )
 
 
 def test_columns_that_are_called_like_ours_keep_both(predict, manifest):
@@ -140,23 +143,52 @@ def test_columns_that_are_called_like_ours_keep_both(predict, manifest):
 
 
 def test_what_names_a_patient_is_carried_only_when_it_is_asked_for(predict, manifest, capsys):
-    naming = ["PatientName", "Last name", "birth_date", "DOB", "E-Mail", "Accession Number", "MRN"]
+    naming = ["PatientName", "Last name", "birth_date", "Familienname", "E-Mail", "Hausarzt", "MRN"]
     secret = ["Zq7Secret"] * len(naming)
-    source = manifest(["Site", *naming, "site name"], ["Ulm", *secret, "U"], ["Bonn", *secret, "B"])
+    sites = [("Ulm", "U"), ("Bonn", "B"), ("Ulm", "U"), ("Bonn", "B")]
+    source = manifest(["Site", *naming, "site name"], *([site, *secret, short] for site, short in sites))
     _, out = predict("out", "--max-slices", 1, "--details", "--report", source=source)
-    assert f"Not carried into predictions.csv, as by the name it may name the patient: {', '.join(naming)}." in (
-        capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"Not carried into predictions.csv, as it may name the patient: {', '.join(naming)}." in said
+    assert "Carried into predictions.csv: Site, site name." in said
     assert header_of(out / "predictions.csv")[OURS:] == ["Site", "site name"]
     assert not any(b"Zq7Secret" in content for content in contents(out).values())
     _, out = predict("asked", "--max-slices", 1, "--carry", "mrn, site", source=source)
-    assert "Not carried" not in capsys.readouterr().err
+    assert "arried" not in capsys.readouterr().err
     assert header_of(out / "predictions.csv")[OURS:] == ["Site", "MRN"]
     _, out = predict("none", "--max-slices", 1, "--carry", "none", source=source)
     assert header_of(out / "predictions.csv")[OURS:] == []
     code, out = predict("wrong", "--carry", "Sitte", source=source)
     assert code == 2 and not out.exists()
     assert "no column 'Sitte' to carry; its columns beside ours are: Site, PatientName" in capsys.readouterr().err
+
+
+def carried(name, values):
+    cases = [Case("ct", "mask", patient_id=f"p{n}", covariates={name: value}) for n, value in enumerate(values)]
+    return batches.carried_columns(cases) == [name]
+
+
+@pytest.mark.parametrize("name", ["Nimi", "名前", "Ref", "x"])
+def test_a_column_whose_values_may_name_the_patient_is_not_carried(name):
+    assert not carried(name, ["Meyer", "Adams", "Suzuki", "Dupont"])
+    assert not carried(name, ["", "", "told Mr Meyer", ""])
+    assert not carried(name, ["1950-03-01", "1961-12-24"]) and not carried(name, ["89073", "53111"])
+    assert not carried(name, ["a long text that names Mr Meyer of Ulm"] * 4)
+    assert not carried(name, ["Meyer"]) and not carried(name, [str(5000 + n % 30) for n in range(200)])
+    assert carried(name, ["adenocarcinoma", "squamous", "squamous", "adenocarcinoma", ""])
+    assert carried(name, ["12.25", "-3", "7,5", "", "140"]) and carried(name, ["", ""])
+
+
+@pytest.mark.parametrize("name", ["GebDat", "Strasse", "Straße", "PLZ", "Pat-Nr", "PatNr", "Fallnummer", "Patient",
+                                  "hospital_number", "StudyInstanceUID", "referring_physician", "nom", "Prénom",
+                                  "record_id", "Kommentar", "Apellidos"])  # fmt: skip
+def test_a_column_whose_name_says_that_it_names_the_patient_is_not_carried(name):
+    assert not carried(name, ["1", "1", "1", "1"])
+
+
+@pytest.mark.parametrize("name", ["age_years", "N_Stage", "hpv"])
+def test_a_covariate_is_carried_whatever_is_in_it(name):
+    assert carried(name, ["063Y"])
 
 
 def test_the_headless_script_and_the_panel_write_the_same_tables(predict, manifest, tmp_path, tiny_bundle, capsys):
@@ -167,9 +199,9 @@ def test_the_headless_script_and_the_panel_write_the_same_tables(predict, manife
     capsys.readouterr()
     call = ["--manifest", path, "--model", tiny_bundle.folder, "--output", tmp_path / "headless", "--max-slices", 1]
     assert headless.main([str(part) for part in call]) == 0
-    assert "PatientName" in capsys.readouterr().err
+    assert "may name the patient: Site, PatientName." in capsys.readouterr().err
     said = batches.predict_source("manifest", path, tmp_path / "panel", tiny_bundle, lambda cells: None, max_slices=1)
-    assert said.endswith("may name the patient: PatientName.")
+    assert said.endswith("may name the patient: Site, PatientName.")
     for name in TABLES:
         content = (out / name).read_bytes()
         assert (tmp_path / "headless" / name).read_bytes() == (tmp_path / "panel" / name).read_bytes() == content
@@ -297,10 +329,10 @@ def started(cohort, tiny_bundle, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C to a group of processes")
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_ctrl_c_leaves_whole_tables(started, jobs):
+@pytest.mark.parametrize("jobs,sent", [(1, "SIGINT"), (3, "SIGINT"), (1, "SIGTERM"), (3, "SIGTERM")])
+def test_a_stopped_run_leaves_whole_tables(started, jobs, sent):
     process, out = started("--details", "--jobs", jobs)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    os.killpg(process.pid, getattr(signal, sent))  # as terminals and clusters do: to the workers, too
     _, err = process.communicate()
     assert process.returncode == 130, err
     assert b"Traceback" not in err
@@ -325,6 +357,17 @@ def test_workers_end_with_the_command_that_was_killed(started):
     while any(_runs(p) for p in own) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [p for p in own if _runs(p)]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_worker_that_is_killed_does_not_hang_the_batch(started):
+    process, out = started("--details", "--jobs", 2)
+    own = [p for p in _processes() if os.getsid(p) == process.pid]
+    worker = next(p for p in own if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 3, err
+    assert "A worker process died" in rows_of(out / "failures.csv")[-1]["reason"]
 
 
 def _processes():

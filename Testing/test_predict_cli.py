@@ -26,7 +26,7 @@ BATCH_FILES = ["curves.csv", "failures.csv", "predictions.csv"]
 PREDICTIONS_HEADER = (
     "patient_id,n_slices,risk_18m,survival_6m,survival_12m,survival_18m,survival_24m,survival_36m,"
     "median_survival_days,rmst_days,risk_percentile,warnings,population,inside_training_range,volume_cc,"
-    "largest_area_mm2,survival_18m_ci_low,survival_18m_ci_high,covariates"
+    "largest_area_mm2,survival_18m_ci_low,survival_18m_ci_high,covariates,model,weights_sha256"
 )
 SPACING = (1.0, 1.0, 3.0)
 
@@ -218,6 +218,17 @@ def test_horizons_and_report(run, case, capsys):
     assert "not a list of months" in capsys.readouterr().err
 
 
+def test_the_folders_of_the_input_are_not_told(run, case):
+    (case / "Zq7Secret").mkdir()
+    for name in ("ct.nrrd", "mask.nrrd"):
+        os.rename(case / name, case / "Zq7Secret" / name)
+    given = ("--image", case / "Zq7Secret/ct.nrrd", "--mask", case / "Zq7Secret/mask.nrrd", "--report", "")
+    assert run(*given)[0] == 0
+    assert json.loads((case / "out/prediction.json").read_text())["input"]["image"] == "ct.nrrd"
+    for path in (case / "out").iterdir():
+        assert b"Zq7Secret" not in path.read_bytes()
+
+
 def test_another_modality_is_refused_unless_forced(refused, run, case, sphere):
     write_series(case / "dicom", sphere()[0])
     for path in (case / "dicom").iterdir():
@@ -246,7 +257,8 @@ def test_rows_of_a_manifest_have_their_population_and_covariates(batch, case, tw
     assert "18 to 110" in done[3]["warnings"] and "It was left out." in done[3]["warnings"]
     assert float(done[2]["risk_18m"]) < float(done[0]["risk_18m"])
     # For all rows that do not say: with the command line
-    code, _, err, done, _ = batch(rows, *model, "--population", "there", "--age", "70", "--hpv", "+")
+    code, out, err, done, _ = batch(rows, *model, "--population", "there", "--age", "70", "--hpv", "+")
+    assert ", where the manifest names none\n" in out
     assert [row["population"] for row in done] == ["there", "here", "there", "there"]
     assert [row["covariates"] for row in done] == ["age 70 years", "age 60 years, N stage N1", "age 70 years", ""]
     assert err.count("hpv was not used") == 1
@@ -633,8 +645,10 @@ def test_stopping_a_batch_keeps_what_is_done(batch, case, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(module, "read_case", stop_at_the_second)
-    code, _, err, done, failed = batch("patient_id,image,mask\n" + "".join(f"{n},ct.nrrd,mask.nrrd\n" for n in "abc"))
+    rows = "".join(f"{n},ct.nrrd,mask.nrrd\n" for n in "abc")
+    code, out, err, done, failed = batch(f"patient_id,image,mask\n{rows}")
     assert code == 130 and "Traceback" not in err
+    assert "1 of 3 cases predicted" in out and "Stopped before the end: 2 not done." in out and "failed" not in out
     assert [row["patient_id"] for row in done] == ["a"]
     assert [(row["patient_id"], row["reason"][:8]) for row in failed] == [("b", "Not done"), ("c", "Not done")]
 
@@ -663,6 +677,7 @@ def test_a_users_own_batch_can_be_scored_as_it_is(tmp_path, tiny_bundle, capsys)
     lines = [f"{n},{row['time_days']},{row['event']},{row['risk_18m']}" for n, row in enumerate(rows)]
     by_hand.write_text("\n".join(["patient_id,time_days,event,risk_547.875", *lines]))
     assert main([*score, str(by_hand), "--output", str(tmp_path / "hand")]) == 0
+    assert "does not ship with this software, so it was not checked" in capsys.readouterr().out
     metrics = (tmp_path / "own" / "metrics.csv").read_bytes()
     assert metrics == (tmp_path / "hand" / "metrics.csv").read_bytes() and b"547.875" in metrics
     # Follow-up from a table of its own, which also lacks one patient
@@ -682,6 +697,79 @@ def test_a_users_own_batch_can_be_scored_as_it_is(tmp_path, tiny_bundle, capsys)
     manifest.write_text("patient_id,time_days,event\nnobody,5,1\n")
     assert main([*call, str(manifest)]) == 2
     assert "No patient of the predictions" in capsys.readouterr().err
+
+
+def test_a_batch_is_scored_at_the_months_that_were_asked_for(tmp_path, tiny_bundle, capsys):
+    manifest = make_images(tmp_path / "images", 8) / "manifest.csv"
+    call = ["predict", "--manifest", manifest, "--model", tiny_bundle.folder, "--output", tmp_path / "out"]
+    assert main([*map(str, call), "--horizons", "7,12,18.5", "--details"]) == 3
+    with open(tmp_path / "out" / "predictions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0])[len(PREDICTIONS_HEADER.split(",")) :][:3] == ["survival_7m", "survival_18.5m", "time_days"]
+    for row in rows:
+        with open(tmp_path / "out" / row["patient_id"] / "horizons.csv", newline="") as stream:
+            alone = [float(each["survival"]) for each in csv.DictReader(stream)]
+        assert [float(row[f"survival_{m}m"]) for m in ("7", "12", "18.5")] == pytest.approx(alone, abs=1e-12)
+        assert (row["model"], row["weights_sha256"]) == (tiny_bundle.id, tiny_bundle.sha256)
+    score = ["evaluate", "--bootstrap", "0", "--predictions", str(tmp_path / "out" / "predictions.csv"), "--output"]
+    capsys.readouterr()
+    assert main([*score, str(tmp_path / "own"), "--horizons", "365.25,547.875"]) == 0
+    by_hand = tmp_path / "hand.csv"
+    lines = [f"{row['patient_id']},{row['time_days']},{row['event']},{1 - float(row['survival_12m'])},{row['risk_18m']}"
+             for row in rows]  # fmt: skip
+    by_hand.write_text("\n".join(["patient_id,time_days,event,risk_365.25,risk_547.875", *lines]))
+    assert main([*score[:4], str(by_hand), "--output", str(tmp_path / "hand")]) == 0
+    found, expected = (list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines()))
+                       for name in ("own", "hand"))  # fmt: skip
+    assert [(row["metric"], row["horizon_days"]) for row in found] == [
+        (row["metric"], row["horizon_days"]) for row in expected
+    ]
+    values = [[float(row["value"]) for row in rows] for rows in (found, expected)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    capsys.readouterr()
+    assert main([*score, str(tmp_path / "no"), "--horizons", "12"]) == 2
+    assert "12 are days; 12 months are 365.25 days." in capsys.readouterr().err
+
+
+def test_scores_of_patients_that_the_model_learned_from_are_refused(tmp_path, capsys):
+    from CNNSurvivalLib.api import load_model
+    from training_cli.training import runs
+
+    bundle = load_model("lung-head-neck")
+    known = runs.learned_from(runs.network_for("lung-head-neck"))
+    taken = [name for n in range(1, 423) if runs.patients_sha256([name := f"p{n:03d}"])[0] in known][:3]
+    tail = f"{bundle.population.name},{bundle.id},{bundle.sha256}"
+
+    def score(names, *options):
+        lines = [f"{name},{100 * n + 400},{n % 2},0.{n + 1},{tail}" for n, name in enumerate(names)]
+        header = "patient_id,time_days,event,risk_18m,population,model,weights_sha256"
+        (tmp_path / "p.csv").write_text("\n".join([header, *lines]))
+        call = ["evaluate", "--bootstrap", "0", "--predictions", tmp_path / "p.csv", "--output", tmp_path / "out"]
+        return main([*map(str, call), *options]), capsys.readouterr()
+
+    others = [f"new-{n}" for n in range(5)]
+    code, said = score([*taken, *others])
+    assert code == 2 and not (tmp_path / "out").exists()
+    assert "the ids of 3 of the 8 patients" in said.err and "--also-trained-on" in said.err
+    assert score([*taken, *others], "--also-trained-on")[0] == 0
+    code, said = score(others)
+    assert code == 0 and "not checked" not in said.out
+
+
+def test_follow_up_with_a_decimal_comma(tmp_path, capsys, batch):
+    lines = ["patient_id;time_days;event;risk_18m", *(f"p{n};{2000 + n},5;{n % 2};0,{n + 1}5" for n in range(6))]
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    call = ["evaluate", "--bootstrap", "0", "--predictions", str(tmp_path / "p.csv"), "--output"]
+    assert main([*call, str(tmp_path / "comma")]) == 0
+    (tmp_path / "p.csv").write_text("\n".join(lines).replace(",", "."))
+    assert main([*call, str(tmp_path / "point")]) == 0
+    assert (tmp_path / "comma/metrics.csv").read_bytes() == (tmp_path / "point/metrics.csv").read_bytes()
+    (tmp_path / "p.csv").write_text("\n".join(lines).replace("2000,5", "2,000"))
+    assert main([*call, str(tmp_path / "no")]) == 2  # 2 days or 2000
+    assert "has the time '2,000'" in capsys.readouterr().err
+    _, _, err, done, _ = batch("image;mask;time_days\nct.nrrd;mask.nrrd;2572,5\nct.nrrd;mask.nrrd;2,000\n")
+    assert [row["time_days"] for row in done] == ["2572,5", "2,000"]
+    assert "'2,000' (time_days of case-2) is no number of days" in err and "2572" not in err
 
 
 def test_series_uid_of_a_manifest_chooses_the_series(batch, case, sphere):

@@ -63,6 +63,20 @@ def test_the_page_names_the_patient_and_the_terminal_says_that_files_do(case, ca
     assert "patient's name and birth date" in " ".join(capfd.readouterr().out.split())
 
 
+def test_nothing_of_another_patient_stays_in_the_folder(case, capfd):
+    assert predict(case, capfd, "--dicom", "--report")[0] == 0
+    for name in ("notes.txt", "dicom/other.dcm"):
+        (case.out / name).write_bytes(b"CNNSurvival, but not of this software")
+    assert predict(case, capfd, image="ct.nrrd")[0] == 0
+    assert {path.name for path in case.out.iterdir()} == CASE_FILES | {"dicom", "notes.txt"}
+    assert [path.name for path in (case.out / "dicom").iterdir()] == ["other.dcm"]
+    (case.out / "dicom" / "other.dcm").unlink()
+    assert predict(case, capfd, "--dicom")[0] == 0
+    (case.out / "report.pdf").write_bytes(b"%PDF of somebody else")
+    assert predict(case, capfd)[0] == 0
+    assert {path.name for path in case.out.iterdir()} == CASE_FILES | {"report.pdf", "notes.txt"}
+
+
 def test_where_another_file_cannot_be_written_no_dicom_is(case, capfd):
     (case.out / "prediction.json").mkdir(parents=True)
     code, said = predict(case, capfd, "--dicom")

@@ -142,6 +142,15 @@ def test_a_changed_image_is_cut_again(data, tmp_path):
     assert open_store(tmp_path / "store").sha256 != before
 
 
+def test_a_store_that_was_cut_in_another_way_stays(data, store, tmp_path, capsys):
+    shutil.copytree(store, tmp_path / "store")
+    call = ["prepare", str(data / "manifest.csv"), "--output", str(tmp_path / "store")]
+    assert main([*call, "--min-roi", "100"]) == 2
+    assert "holds a store that was cut in another way (min_roi_px 250, not 100)" in capsys.readouterr().err
+    assert same(store, tmp_path / "store")
+    assert main(call) == 3 and same(store, tmp_path / "store")
+
+
 def test_follow_up_in_a_table_of_its_own_with_its_own_names(data, tmp_path):
     manifest = pd.read_csv(data / "manifest.csv")
     manifest[["patient_id", "image", "mask"]].assign(

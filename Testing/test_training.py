@@ -66,7 +66,7 @@ def test_a_finished_run_is_not_run_again(run, store, capsys):
     assert main(["pretrain", str(store), "--output", str(run), *SHORT]) == 0
     assert (run / "model.npz").stat().st_mtime_ns == before
     assert main(["pretrain", str(store), "--output", str(run), "--epochs", "4"]) == 2
-    assert "holds a training with another settings" in capsys.readouterr().err
+    assert "holds a training with other settings (settings" in capsys.readouterr().err
 
 
 def test_killed_and_started_again_it_ends_with_the_same_weights(run, store, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -17,20 +18,25 @@ from CNNSurvivalLib.batch import STOPPED as NOT_DONE
 from CNNSurvivalLib.batch import Outcome, attempt, carried_columns, predict_and_read, write_tables
 from CNNSurvivalLib.bundle import Bundle, load_bundle
 from CNNSurvivalLib.engines import Engine, create_engine
+from CNNSurvivalLib.errors import CNNSurvivalError
 from CNNSurvivalLib.explanation import occlusion_maps, on_ct_grid
 from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
+from CNNSurvivalLib.io.tables import number
 from CNNSurvivalLib.lesions import ALL, choose_lesions
 from CNNSurvivalLib.network import import_torch
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
-from CNNSurvivalLib.report.case_folder import write_case_folder
-from CNNSurvivalLib.report.dicom.folder import FOLDER, Objects, Tumour, make_objects, placed
+from CNNSurvivalLib.report.case_folder import REPORT_FILE, write_case_folder
+from CNNSurvivalLib.report.dicom.folder import FOLDER, NAMES, Objects, Tumour, make_objects, placed
 from CNNSurvivalLib.report.dicom.study import Study, read_study
 from CNNSurvivalLib.report.page import report_pdf
 
 from .figures.survival import survival_png
 from .workers import dask_client, default_jobs
+
+WORKER_DIED = "A worker process died (out of memory?); try again with fewer --jobs."
+MADE_BY = b"CNNSurvival"  # in each PDF (its producer) and DICOM file (its manufacturer) that this software writes
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,20 @@ class Settings:
 
 
 class BatchResult(NamedTuple):
+    """How many cases were predicted, failed, and were not reached as the run was stopped."""
+
     done: int
     failed: int
+    not_done: int
     stopped: bool
 
 
 def predict_to_folder(case: Case, output, settings: Settings, title=None) -> Prediction:
     """Predict one case and write its files to output: those of ``case_folder.write_case_folder``.
 
-    Each file is replaced as a whole; others in the folder are left alone. When the case fails, nothing is written,
-    and a folder that was made for it is removed again.
+    Each file is replaced as a whole. report.pdf and the DICOM objects of an earlier run, which may be of another
+    patient, go where this run makes none; whatever is not of this software is left alone. When the case fails, nothing
+    is written, and a folder that was made for it is removed again.
     """
     bundle, engine = _model(settings)
     with _output_folder(output) as folder:
@@ -88,8 +98,8 @@ def predict_cases(
     """Predict cases and write predictions.csv, curves.csv and failures.csv to output.
 
     All are in the cases' order and the same bytes whatever ``jobs`` and ``scheduler`` are, and all are written even if
-    they have no rows, so that none of an earlier run stays behind. After an interrupt what is done is written, and the
-    cases that were not reached are listed as failures.
+    they have no rows, so that none of an earlier run stays behind. After Ctrl-C or SIGTERM (a cluster's time limit)
+    what is done is written, and the cases that were not reached are listed as failures.
 
     Parameters
     ----------
@@ -117,17 +127,29 @@ def predict_cases(
     bundle, engine = _model(settings)  # what is wrong with it is wrong with every case
     bundle.population.read(settings.covariates)
     notes = duplicate_warnings(cases)
-    for note in dict.fromkeys(notes.values()):
+    for note in (*dict.fromkeys(notes.values()), *_unreadable_times(cases)):
         log(f"Warning: {note}")
     if jobs is None:
         jobs = 1 if getattr(engine, "device", "cpu") != "cpu" else default_jobs(len(cases))
     with _output_folder(output) as folder:
         run, own = uuid4().hex, folder if details else None
         tasks = [_Task(case, settings, run, notes.get(case.number), own) for case in cases]
-        outcomes, stopped = _run(tasks, min(jobs, len(cases)), scheduler, log)
-        with _uninterrupted():
-            failed = write_tables(folder, outcomes, columns)
-    return BatchResult(len(cases) - failed, failed, stopped)
+        with _stopped_by_sigterm():
+            outcomes, stopped = _run(tasks, min(jobs, len(cases)), scheduler, log)
+            with _uninterrupted():
+                failed = write_tables(folder, outcomes, columns, settings.horizons_months)
+    not_done = sum(outcome.reason == NOT_DONE for outcome in outcomes)
+    return BatchResult(len(cases) - failed, failed - not_done, not_done, stopped)
+
+
+def _unreadable_times(cases: list[Case]) -> list[str]:
+    """A sentence where follow-up is carried that ``evaluate`` will refuse."""
+    wrong = [case for case in cases if case.time_days and not 0 <= number(case.time_days) < math.inf]
+    if not wrong:
+        return []
+    several = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return [f"'{wrong[0].time_days}' (time_days of {wrong[0].patient_id}{several}) is no number of days, 0 or more; it "
+            "is carried as it is, and evaluate will refuse it."]  # fmt: skip
 
 
 # --- One case -------------------------------------------------------------------------------------------------
@@ -162,8 +184,10 @@ def _write_case(done: _Done, case: Case, folder: Path, patient: str | None, sett
     """Write the folder of a case; ``case`` has the paths as the user gave them, ``patient`` is its id in a batch."""
     prediction = done.prediction
     title = f"{patient}, {case.segment}" if patient and case.segment else patient
-    given = {"image": str(case.image_path), "mask": str(case.mask_path), "segment": done.tumour.segment_name}
+    # Without the folders, whose names may be the patient's.
+    given = {"image": case.image_path.name, "mask": case.mask_path.name, "segment": done.tumour.segment_name}
     picture = survival_png(prediction, title)
+    _remove_older(folder, settings)
     with contextlib.ExitStack() as stack:
         if done.study is not None:
             # No title, which may name the patient: only what is DICOM's own does.
@@ -171,6 +195,24 @@ def _write_case(done: _Done, case: Case, folder: Path, patient: str | None, sett
             stack.enter_context(placed(objects, folder / FOLDER))  # where the other files fail, these go again
         write_case_folder(prediction, folder, given, patient=patient, patient_id=patient, picture=lambda: picture,
                           report=settings.report)  # fmt: skip
+
+
+def _remove_older(folder: Path, settings: Settings) -> None:
+    """Remove what an earlier run left and this one does not replace: report.pdf, the DICOM objects. Only our own."""
+    objects = folder / FOLDER
+    older = [] if settings.report else [folder / REPORT_FILE]
+    older += [] if settings.dicom else [objects / name for name in NAMES]
+    for path in older:
+        try:
+            if path.is_file() and MADE_BY in path.read_bytes():
+                path.unlink()
+                if path.parent == objects and not any(objects.iterdir()):
+                    objects.rmdir()
+        except OSError as error:
+            raise CNNSurvivalError(
+                f"'{path}' is of an earlier run and cannot be removed ({error.strerror or error}); choose another "
+                "folder."
+            ) from error
 
 
 def _objects(done: _Done, picture: bytes, settings: Settings) -> Objects:
@@ -257,17 +299,20 @@ def _run(tasks: list[_Task], jobs: int, scheduler: str | None, log) -> tuple[lis
                     take(number, _one(task))
         except KeyboardInterrupt:
             stopped = True
+            # The pool broke as the signal came: these were not reached.
+            found = {number: outcome for number, outcome in found.items() if outcome.reason != WORKER_DIED}
     return [found.get(n) or Outcome(task.case, None, NOT_DONE) for n, task in enumerate(tasks)], stopped
 
 
 def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], None]) -> None:
     """take(number, outcome) of each task, as they end. After Ctrl-C those that were begun are still waited for."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     # spawn: a fork of a process with threads (torch, ITK) may hang.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_pool_worker)
-    futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
+    with _uninterrupted():  # workers take this over: no signal ends them while they start
+        futures = {pool.submit(_one, task): number for number, task in enumerate(tasks)}
     try:
         for future in as_completed(futures):
             take(futures[future], _outcome(future, tasks[futures[future]]))
@@ -275,20 +320,24 @@ def _in_processes(tasks: list[_Task], jobs: int, take: Callable[[int, Outcome], 
         with contextlib.suppress(KeyboardInterrupt):  # the second Ctrl-C waits no longer
             pool.shutdown(wait=True, cancel_futures=True)
         for future, number in futures.items():
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and not _worker_died(future):
                 take(number, _outcome(future, tasks[number]))
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        if any(map(_worker_died, futures)):
+            for worker in active_children():  # the pool ends them by SIGTERM, which they ignore
+                worker.kill()
+
+
+def _worker_died(future) -> bool:
+    from concurrent.futures.process import BrokenProcessPool
+
+    return future.done() and not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
 def _outcome(future, task: _Task) -> Outcome:
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return Outcome(task.case, None, "A worker process died (out of memory?); try again with fewer --jobs.")
+    return Outcome(task.case, None, WORKER_DIED) if _worker_died(future) else future.result()
 
 
 def _on_dask(tasks: list[_Task], scheduler: str, take: Callable[[int, Outcome], None]) -> None:
@@ -323,7 +372,8 @@ _one_at_a_time = threading.Lock()  # for Dask workers with several threads: each
 
 
 def _start_pool_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets each finish its case
+    for each in (signal.SIGINT, signal.SIGTERM):  # these are for the parent, which lets each finish its case
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -385,12 +435,31 @@ def _one_elsewhere(task: _Task, root: Path) -> Outcome:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C does nothing in this block."""
+    """Ctrl-C and SIGTERM do nothing in this block, and in processes that are started in it."""
+    with _handled((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM, by which a cluster ends a job, is as Ctrl-C in this block."""
+
+    def stop(_number, _frame) -> None:
+        raise KeyboardInterrupt
+
+    with _handled((signal.SIGTERM,), stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(signals, handler) -> Iterator[None]:
+    """These signals go to the handler in this block; only the main thread can say so, in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = [(number, signal.signal(number, handler)) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, former in before:
+            signal.signal(number, former)

@@ -19,6 +19,7 @@ from .io.case import Case, duplicate_warnings
 from .io.manifest import read_manifest
 from .io.patient_folder import folder_cases
 from .io.read import TumourImage, read_case
+from .populations import COVARIATE_NAMES
 from .prediction import Prediction, predict
 from .report.text import covariates_text, interval_at, interval_curve_at, plain
 
@@ -26,18 +27,24 @@ PREDICTIONS_HEADER = [
     "patient_id", "n_slices", "risk_18m", "survival_6m", "survival_12m", "survival_18m", "survival_24m",
     "survival_36m", "median_survival_days", "rmst_days", "risk_percentile", "warnings", "population",
     "inside_training_range", "volume_cc", "largest_area_mm2", "survival_18m_ci_low", "survival_18m_ci_high",
-    "covariates",
+    "covariates", "model", "weights_sha256",
 ]  # fmt: skip
 # Behind these, where the cases have them
 FOLLOW_UP = ("time_days", "event")
 FAILURES_HEADER = ["patient_id", "image", "mask", "reason"]
 CURVES_HEADER = ["patient_id", "time_days", "survival", "survival_ci_low", "survival_ci_high"]
-# Columns of a manifest whose names, in letters alone, say that they name the patient
+# Columns of a manifest whose names, in letters alone, say that they name the patient or are free text
 _NAMES_PATIENT = re.compile(
-    r"^(patients?|persons?|subjects?|full|first|middle|last|fore|given|family|maiden|sur)*names?$|^(vor|nach)name$|"
-    r"initials|birth|geburt|^dob$|address|adresse|street|^zip$|^(post|zip)(al)?code$|phone|telefon|mobile|mail|^ssn$|"
-    r"socialsecurity|insurance|passport|accession|^mrn$|medicalrecord|^nhs|hospitalid|otherpatientid"
+    r"^(patients?|persons?|subjects?|full|first|middle|last|fore|given|family|maiden|sur)*names?$|"
+    r"^(vor|nach|familien|geburts)?name$|^(patient(en)?|person|subject)$|initials|^nom(bre|e)?$|pr[eé]nom|cognome|"
+    r"apellido|naam$|nazwisko|birth|geburt|geboorte|naissance|nacimiento|nascita|^geb(dat|datum)?$|^dob$|address|adresse|"
+    r"street|stra(ss|ß)e|^zip$|^(post|zip)(al)?code$|^plz$|postleitzahl|phone|telefon|^tel$|mobile|mail|^ssn$|"
+    r"socialsecurity|insurance|versicher|passport|accession|^mrn$|medicalrecord|recordid|^nhs|"
+    r"hospital(id|no|nr|number)|otherpatientid|^pat(ient(en)?)?(nr|nummer|no|num|number|id)$|fall(nr|nummer|id)|"
+    r"instanceuid|studyuid|physician|doctor|arzt|comment|komment|bemerkung|remark|freetext|freitext"
 )
+_SHORT_NUMBER = re.compile(r"[+-]?\d{1,3}([.,]\d+)?")  # no postal code, number of a patient, or date
+MOST_VALUES, LONGEST_VALUE = 20, 30  # of a column of words that is carried
 STOPPED = "Not done: the run was stopped before."
 OUTSIDE = "OUTSIDE"  # the training range, in the table on the screen
 
@@ -200,10 +207,13 @@ def run_batch(
 # --- Tables ---------------------------------------------------------------------------------------------------
 
 
-def write_tables(folder, outcomes: Iterable[Outcome], columns: Sequence[str] = ()) -> int:
+def write_tables(
+    folder, outcomes: Iterable[Outcome], columns: Sequence[str] = (), horizons_months: Sequence[float] = ()
+) -> int:
     """Write predictions.csv, curves.csv and failures.csv; returns the number of failures.
 
-    columns: those of the manifest that predictions.csv gets behind its own, see ``carried_columns``. Where the cases
+    columns: those of the manifest that predictions.csv gets behind its own, see ``carried_columns``. horizons_months:
+    for each that is not among its own columns it gets a column survival_<months>m behind these. Where the cases
     have follow-up, predictions.csv has it, too, so that ``cnn-survival evaluate`` can score it. Where a patient has
     rows for several segments, all tables say which; where two cases have the same patient and segment, curves.csv says
     by ``row`` which one of the source it is.
@@ -216,8 +226,10 @@ def write_tables(folder, outcomes: Iterable[Outcome], columns: Sequence[str] = (
     several = ["segment"] if _several_segments(cases) else []
     again = ["number"] if duplicate_warnings(cases) else []
     carried = [*(name for name in FOLLOW_UP if any(getattr(case, name) for case in cases)), *several]
-    header = _behind([*PREDICTIONS_HEADER, *carried], columns)
-    rows = [[*o.values, *_of(o.case, carried), *(o.case.covariates.get(name, "") for name in columns)] for o in done]
+    others = {name: month for month in horizons_months if (name := f"survival_{month:g}m") not in PREDICTIONS_HEADER}
+    header = _behind([*PREDICTIONS_HEADER, *others, *carried], columns)
+    rows = [[*o.values, *(_survival_at(o, month) for month in others.values()), *_of(o.case, carried),
+             *(o.case.covariates.get(name, "") for name in columns)] for o in done]  # fmt: skip
     write_csv(folder / "predictions.csv", header, rows)
     curves = [[o.case.patient_id, *point, *_of(o.case, several + again)] for o in done for point in o.curve]
     write_csv(folder / "curves.csv", [*CURVES_HEADER, *several, *("row" for _ in again)], curves)
@@ -226,14 +238,21 @@ def write_tables(folder, outcomes: Iterable[Outcome], columns: Sequence[str] = (
     return len(failed)
 
 
+def _survival_at(outcome: Outcome, month: float) -> Optional[float]:
+    """S at a month, from the case's curve; None beyond its last interval."""
+    days, survival = zip(*(point[:2] for point in outcome.curve))
+    return plain(survival_at(survival, days, month * MONTH_DAYS))
+
+
 def carried_columns(
     cases: Sequence[Case], wanted: Optional[Sequence[str]] = None, log: Optional[Callable[[str], None]] = None
 ) -> list[str]:
     """The columns of the manifest that predictions.csv gets, in the manifest's order and spelling.
 
-    Of those without a meaning of their own (``io.manifest.COLUMNS``, and population): all but those whose names say
-    that they name the patient, which log(text) is told; or the ``wanted`` ones. Paths are never among them, as they
-    may name the patient, too. Raises UsageError for a wanted column that the manifest does not have.
+    The ``wanted`` ones; without these, of the columns that have no meaning of their own (``io.manifest.COLUMNS``, and
+    population) those that cannot well name the patient, see ``_may_name``. log(text) is told what is carried and what
+    is not. Paths are never among them, as they may name the patient, too. Raises UsageError for a wanted column that
+    the manifest does not have.
     """
     known = list(cases[0].covariates) if cases else []  # the same for each row of a manifest
     if wanted is not None:
@@ -244,17 +263,38 @@ def carried_columns(
             raise UsageError(f"The manifest has no column '{absent}' to carry; its columns beside ours are: {others}.")
         chosen = {name.casefold() for name in wanted}
         return [name for name in known if name.casefold() in chosen]
-    naming = [name for name in known if _NAMES_PATIENT.search(re.sub(r"[\W\d_]", "", name.casefold()))]
-    if naming and log is not None:
-        log(f"Not carried into predictions.csv, as by the name it may name the patient: {', '.join(naming)}.")
-    return [name for name in known if name not in naming and name.casefold() != "population"]
+    known = [name for name in known if name.casefold() != "population"]
+    left_out = [name for name in known if _may_name(name, cases)]
+    carried = [name for name in known if name not in left_out]
+    if log is not None and carried:
+        log(f"Carried into predictions.csv: {', '.join(carried)}.")
+    if log is not None and left_out:
+        log(f"Not carried into predictions.csv, as it may name the patient: {', '.join(left_out)}.")
+    return carried
+
+
+def _may_name(column: str, cases: Sequence[Case]) -> bool:
+    """Whether a column may name the patient: by its name, or by its values.
+
+    The values cannot where all are numbers below 1000, or a few short words: at most half as many different ones as
+    there are patients with one, MOST_VALUES, and LONGEST_VALUE letters. Nor can those of a covariate (age, stage, HPV).
+    """
+    if _NAMES_PATIENT.search(re.sub(r"[\W\d_]", "", column.casefold())):
+        return True
+    values = {case.patient_id: case.covariates[column] for case in cases if case.covariates.get(column)}
+    different = {case.covariates.get(column, "") for case in cases} - {""}
+    if column.strip().casefold() in COVARIATE_NAMES or all(map(_SHORT_NUMBER.fullmatch, different)):
+        return False
+    few = len(different) <= min(MOST_VALUES, len(values) / 2)
+    return not few or max(map(len, different)) > LONGEST_VALUE
 
 
 def _behind(own: list[str], columns: Sequence[str]) -> list[str]:
-    """The header with the manifest's columns; one that is called like ours, or like a risk, is called manifest_..."""
+    """The header with the manifest's columns; one called like ours, or like a risk or S, is called manifest_..."""
     header, taken = list(own), {name.casefold() for name in own}
     for name in columns:
-        while name.casefold() in taken or name.casefold().startswith("risk_"):  # evaluate takes these for ours
+        # evaluate takes what begins so for ours
+        while name.casefold() in taken or name.casefold().startswith(("risk_", "survival_")):
             name = f"manifest_{name}"
         header.append(name)
         taken.add(name.casefold())
@@ -291,6 +331,8 @@ def prediction_row(patient_id: str, p: Prediction, note: Optional[str] = None) -
         p.largest_area_mm2,
         *interval_at(p, EIGHTEEN_MONTHS_DAYS),
         covariates_text(p),
+        p.bundle.id,
+        p.bundle.sha256,
     ]
 
 
@@ -320,7 +362,9 @@ def shown(outcome: Outcome) -> list[str]:
 
 def sentence(outcomes: list, stopped: bool, folder) -> str:
     """What a batch did, in one line."""
-    failed = sum(outcome.values is None for outcome in outcomes)
-    done = f"{len(outcomes) - failed} of {len(outcomes)} cases predicted; results are in '{folder}'."
-    stop = " Stopped before the end." if stopped else ""
+    predicted = sum(outcome.values is not None for outcome in outcomes)
+    not_done = sum(outcome.reason == STOPPED for outcome in outcomes)
+    failed = len(outcomes) - predicted - not_done
+    done = f"{predicted} of {len(outcomes)} cases predicted; results are in '{folder}'."
+    stop = f" Stopped before the end: {not_done} not done." if stopped else ""
     return done + stop + (f" {failed} failed; 'failures.csv' there says why." if failed else "")

@@ -29,6 +29,7 @@ _ALIASES = {
     "t_stage": ("t", "clinical.t.stage"),
     "hpv": ("hpv_status",),
 }
+COVARIATE_NAMES = frozenset((*_ALIASES, *(alias for aliases in _ALIASES.values() for alias in aliases)))
 _SPELLINGS = {"hpv": {"-": "negative", "+": "positive", "neg": "negative", "pos": "positive"}}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from CNNSurvivalLib.errors import UsageError
-from CNNSurvivalLib.io.tables import Table
+from CNNSurvivalLib.io.tables import Table, number
 
 from .tables import one_row_each, read_table
 
@@ -47,10 +47,7 @@ def follow_up(table: Table, id_column: str = ID, time_column: str = TIME, event_
 
 
 def _time(place: str, patient: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
+    value = number(text)
     if not np.isfinite(value) or value < 0:
         raise UsageError(
             f"In the {place} the patient '{patient}' has the time '{text}'; it must be a number of days, 0 or more."

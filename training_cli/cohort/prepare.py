@@ -82,6 +82,7 @@ def prepare(
     Raises UsageError for tables that must be changed, CNNSurvivalError if no patient has a usable slice.
     """
     source = Path(source)
+    _check_free(output, preprocessing)
     if source.is_dir() and clinical is None:
         raise UsageError(f"'{source}' is a folder of images; give the patients' follow-up with --clinical.")
     manifest = None if source.is_dir() else read_table(source, "manifest")
@@ -101,6 +102,21 @@ def prepare(
     for label, number in store.info["counts"].items():
         log(f"{label.replace('_', ' ')}: {number}")
     return store
+
+
+def _check_free(output, preprocessing: Preprocessing) -> None:
+    """Raise UsageError if the folder holds a store that was cut in another way: trainings may rest on it."""
+    try:
+        cut = json.loads((Path(output) / STORE_FILE).read_text(encoding="utf-8"))["preprocessing"]
+        wanted = preprocessing_info(preprocessing)
+        different = [f"{name} {cut[name]}, not {wanted[name]}" for name in wanted if cut[name] != wanted[name]]
+    except (OSError, ValueError, KeyError, TypeError):  # no store, or a damaged one, which is made again
+        return
+    if different:
+        raise UsageError(
+            f"'{output}' holds a store that was cut in another way ({'; '.join(different)}); choose another folder, or "
+            "delete it."
+        )
 
 
 # --- The cases --------------------------------------------------------------------------------------------------------

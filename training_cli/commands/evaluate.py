@@ -13,12 +13,13 @@ from .store_options import add_part_options, check_part_options, check_stores, o
 DESCRIPTION = """\
 Score predicted risks against the patients' follow-up.
 
-    cnn-survival evaluate --predictions predictions.csv --horizons 365,547.875 --output FOLDER
+    cnn-survival evaluate --predictions predictions.csv --horizons 365.25,547.875 --output FOLDER
     cnn-survival evaluate --model NETWORK --store STORE --output FOLDER
 
 predictions.csv, from this software or any other, has a row per patient with patient_id, time_days, event (1 = died)
 and a column risk_<days> per horizon, such as risk_365: the probability of death by then. What 'cnn-survival predict'
-wrote will do as it is: risk_18m is the risk at 547.875 days. Follow-up may be in a table of its own (--clinical).
+wrote will do as it is: risk_18m is the risk at 547.875 days, survival_12m gives that at 365.25 days (a month has
+30.4375). Follow-up may be in a table of its own (--clinical).
 
 FOLDER gets, with 95 % intervals from resampling patients:
 
@@ -38,7 +39,7 @@ differences_shuffled_voxels.csv (the model less that).
 
 A bundle predicts with the weights of one of its populations (--population; default: the bundle's own), from the image
 alone. Patients that the network learned from are refused unless --also-trained-on: scores on them say nothing about new
-patients.
+patients. So are those of a predictions.csv of a model that ships.
 
 Censored patients are accounted for by weighting the others (inverse probability of censoring, Kaplan-Meier), as in the
 R packages survival and riskRegression.
@@ -56,8 +57,8 @@ def add_evaluate(commands) -> None:
     command.add_argument("--store", type=Path, metavar="STORE", help="with --model: the patients to predict")
     command.add_argument("--population", metavar="NAME", help="with --model: whose weights of a bundle to use "
                          "(default: the bundle's default)")  # fmt: skip
-    command.add_argument("--also-trained-on", action="store_true", help="with --model: score patients that the network "
-                         "learned from, too")  # fmt: skip
+    command.add_argument("--also-trained-on", action="store_true", help="score patients that the network learned from, "
+                         "too")  # fmt: skip
     add_part_options(command, store="STORE")
     command.add_argument("--horizons", type=days, metavar="DAYS,DAYS", help="times at which to score, in days "
                          "(default: all that the predictions have; with --model 547.875, 18 months)")  # fmt: skip
@@ -78,8 +79,8 @@ def _run(options) -> int:
         options.parser.error("--model and --store go together")
     if options.model is None and (options.patients or options.part or options.shuffle_voxels):
         options.parser.error("--patients, --part and --shuffle-voxels go with --model")
-    if options.model is None and (options.population or options.also_trained_on):
-        options.parser.error("--population and --also-trained-on go with --model")
+    if options.model is None and options.population:
+        options.parser.error("--population goes with --model")
     if options.clinical and options.predictions is None:
         options.parser.error("--clinical goes with --predictions")
     check_part_options(options)
@@ -101,7 +102,9 @@ def _evaluate(options) -> int:
     from ..evaluation import evaluate
 
     if options.predictions is not None:
-        table, horizons = evaluate.read_predictions(options.predictions, options.horizons, options.clinical)
+        table, horizons = evaluate.read_predictions(
+            options.predictions, options.horizons, options.clinical, also_trained_on=options.also_trained_on
+        )
     else:
         table, horizons = _predict(options)
     found = evaluate.evaluate(

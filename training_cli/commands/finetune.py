@@ -49,8 +49,10 @@ def _run(options) -> int:
     given = [name for name in FREE_ALONE if getattr(options, name) is not None]
     if given and options.learn != "free":
         options.parser.error(f"--{given[0].replace('_', '-')} goes with --learn free")
-    from ..training.runs import check_not_learned_from, check_same_preprocessing, load_network
+    from ..training.runs import check_free, check_not_learned_from, check_same_preprocessing, load_network
 
+    # A run of --learn free has no "learn".
+    check_free(options.output, kind="finetune", learn=None if options.learn == "free" else options.learn)
     network, store = load_network(options.network), open_part(options)
     check_same_preprocessing(network, store)  # before PyTorch is loaded, which takes long
     if options.learn == "auto" and not options.also_trained_on:

@@ -21,8 +21,8 @@ Many cases: cnn-survival predict --manifest cases.csv --output FOLDER
 For one case FOLDER gets prediction.json (everything), survival_curve.csv and survival_curve.png (the curve),
 horizons.csv (survival at some months), slices.csv (which CT slices were used) and, with --report, report.pdf; with
 --dicom, the folder dicom. For many, or several segments of one case, it gets predictions.csv (a row per case),
-curves.csv (the curve of each) and failures.csv (the cases that could not be predicted, and why). Ctrl-C stops a batch;
-what is done until then is in these tables.
+curves.csv (the curve of each) and failures.csv (the cases that could not be predicted, and why). Ctrl-C (or SIGTERM,
+as clusters send it) stops a batch; what is done until then is in these tables.
 
 A model serves one or more populations of patients ('cnn-survival models' lists them). Say to which the patient belongs;
 where you do not, the model's default is taken, and the output names it. Age, stage and the like are optional; with none
@@ -53,8 +53,8 @@ def add_predict(commands) -> None:
                       "sub-folder for each patient, or with pairs of files such as p1_ct.nrrd and "
                       "p1_mask.nrrd")  # fmt: skip
     many.add_argument("--carry", metavar="COLUMN,COLUMN", help="which other columns of the manifest are carried into "
-                      "predictions.csv, or 'none' (default: all but those whose names say that they name the "
-                      "patient, such as PatientName or birth_date)")  # fmt: skip
+                      "predictions.csv, or 'none' (default: those that cannot well name the patient: "
+                      "numbers below 1000 and a few short words, such as a column Site)")  # fmt: skip
     many.add_argument("--jobs", type=whole_number, metavar="N", help="how many cases at once (default: one for each "
                       "core, as long as each finds 2 GB of free memory; 1 on a GPU)")  # fmt: skip
     many.add_argument("--backend", choices=("local", "dask"), default="local", help="who does it: this machine (local, "
@@ -79,7 +79,8 @@ def add_predict(commands) -> None:
                          "separate lesions: all as one tumour (default), or the largest alone; a warning says how many "
                          "there are")  # fmt: skip
     command.add_argument("--horizons", type=months, default=None, metavar="MONTHS,MONTHS", help="when survival is "
-                         "wanted, in months (default: 6,12,18,24,36)")  # fmt: skip
+                         "wanted, in months (default: 6,12,18,24,36); for many cases predictions.csv gets a column "
+                         "survival_<months>m for each")  # fmt: skip
     command.add_argument("--report", action="store_true", help="also write report.pdf, the result on one page (for "
                          "many cases with --details)")  # fmt: skip
     command.add_argument("--dicom", action="store_true", help="also write the result as DICOM objects that join the "
@@ -89,7 +90,8 @@ def add_predict(commands) -> None:
     command.add_argument("--force", action="store_true", help="predict from an image that is no CT all the same; the "
                          "result means nothing unless its values are Hounsfield units")  # fmt: skip
     command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go; made if "
-                         "it does not exist, older results of the same name are replaced")  # fmt: skip
+                         "it does not exist. Older results are replaced; a report.pdf and DICOM objects of an earlier "
+                         "run go where this one makes none")  # fmt: skip
 
 
 def _add_patient_options(group) -> None:
@@ -232,9 +234,12 @@ def _run_cases(options, settings, bundle, cases) -> int:
     )  # fmt: skip
     _say_unused(settings.covariates, [bundle.population, *bundle.populations])
     _say_names(options)
-    print(population_line(bundle, options.population))
-    print(f"{result.done} of {result.done + result.failed} cases predicted; results are in '{options.output}'.")
+    named = any(case.population for case in cases)
+    print(population_line(bundle, options.population) + (", where the manifest names none" if named else ""))
+    print(f"{result.done} of {len(cases)} cases predicted; results are in '{options.output}'.")
     if result.failed:
         print(f"{result.failed} failed; 'failures.csv' there says why.")
+    if result.stopped:
+        print(f"Stopped before the end: {result.not_done} not done.")
     print(RESEARCH_USE_ONLY)
     return STOPPED if result.stopped else SOME_FAILED if result.failed else DONE

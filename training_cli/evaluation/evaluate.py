@@ -7,19 +7,29 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from CNNSurvivalLib.api import find_models
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
 from CNNSurvivalLib.files import ensure_output_folder, unescape_csv, write_csv
 from CNNSurvivalLib.hazards import MONTH_DAYS
+from CNNSurvivalLib.io.tables import number
 
 from ..cohort.clinical import EVENT, ID, TIME, follow_up, read_clinical
 from ..cohort.store import Store
 from ..cohort.tables import one_row_each, read_table
 from ..progress import working
-from ..training.runs import check_same_preprocessing, network_for, patient_survival, risk_at, risk_column
+from ..training.runs import (
+    check_same_preprocessing,
+    learned_from,
+    network_for,
+    patient_survival,
+    patients_sha256,
+    risk_at,
+    risk_column,
+)
 from . import metrics
 from .calibration import d_calibration, survival_at_end
 
-RISK = "risk_"
+RISK, SURVIVAL = "risk_", "survival_"
 METRICS_FILE, PREDICTIONS_FILE = "metrics.csv", "predictions.csv"
 CALIBRATION_PICTURE, DECISION_PICTURE = "calibration.png", "decision_curve.png"
 ENOUGH_TIMES = 5  # with risks at fewer times, S between them is too coarse for D-calibration
@@ -105,13 +115,13 @@ def _write_curves(time, event, risks: dict[float, np.ndarray], output, bootstrap
     from ..figures.study import calibration_plot, decision_curve_plot
 
     curves: dict[str, list] = {"calibration_curve": [], "auc_curve": [], "decision_curve": []}
-    for number, (days, risk) in enumerate(risks.items()):
+    for place, (days, risk) in enumerate(risks.items()):
         table = metrics.calibration(time, event, risk, days)
         write_csv(output / f"calibration_{_text(days)}.csv", tuple(table), _cells(table))
         for name, rows in curves.items():
             curve = getattr(metrics, name)(time, event, risk, days, bootstrap=bootstrap, seed=seed)
             rows.append(curve.assign(horizon_days=days))
-        if number == 0:
+        if place == 0:
             calibration_plot(table, days, output / CALIBRATION_PICTURE, curves["calibration_curve"][0], risk)
             decision_curve_plot(curves["decision_curve"][0], days, output / DECISION_PICTURE)
     for name, rows in curves.items():
@@ -137,16 +147,22 @@ def _write_d_calibration(predictions: pd.DataFrame, output) -> list[dict]:
 
 
 def read_predictions(
-    path, horizons: Sequence[float] | None, clinical=None, log: Callable[[str], None] = print
+    path,
+    horizons: Sequence[float] | None,
+    clinical=None,
+    log: Callable[[str], None] = print,
+    also_trained_on: bool = False,
 ) -> tuple[pd.DataFrame, list[float]]:
     """(patient_id, time_days, event, risk_<days> ..., the horizons): those asked for, or all that the table has.
 
-    A column risk_<months>m, as ``cnn-survival predict`` writes it, is the risk at that many months of 30.4375 days.
-    Follow-up comes from the table's own columns or from the table ``clinical``; patients without a row there are left
-    out, which ``log`` is told.
+    A column risk_<months>m, as ``cnn-survival predict`` writes it, is the risk at that many months of 30.4375 days, and
+    a column survival_<months>m is 1 - that; the latter are taken only for horizons that are asked for. Follow-up comes
+    from the table's own columns or from the table ``clinical``; patients without a row there are left out, which
+    ``log`` is told.
 
     Raises UsageError, naming column or patient, for a table that ``read_clinical`` refuses, a horizon without a
-    column, and a risk that is not a number from 0 to 1.
+    column, a risk that is not a number from 0 to 1, and, unless ``also_trained_on``, for patients that the model which
+    the table names learned from.
     """
     table = _with_follow_up(path, clinical, log).reset_index()
     named = [name for name in table if name.startswith(RISK) and _days(name) is not None]
@@ -158,21 +174,49 @@ def read_predictions(
         twice = next(name for name in named if columns[_days(name)] != name)
         raise UsageError(f"The table '{path}' gives the risks at {_text(_days(twice))} days twice, in '{twice}' and "
                          f"'{columns[_days(twice)]}'; keep one.")  # fmt: skip
-    for days in horizons or []:
-        if days not in columns:
-            known = ", ".join(map(_text, columns))
-            raise UsageError(f"The table '{path}' has no column {risk_column(days)}; it has risks at {known} days.")
+    if not also_trained_on:
+        _check_not_learned_from(table, path, log)
     chosen = list(horizons or columns)
+    survival = {_days(name): name for name in table if name.startswith(SURVIVAL) and _days(name) is not None}
+    columns = {**survival, **columns}
+    for days in chosen:
+        if days not in columns:
+            known = ", ".join(map(_text, sorted(columns)))
+            months = f" {_text(days)} are days; {_text(days)} months are {_text(days * MONTH_DAYS)} days."
+            raise UsageError(f"The table '{path}' has no column {risk_column(days)}; it has risks at {known} days."
+                             f"{months if days * MONTH_DAYS in columns else ''}")  # fmt: skip
     kept = table[[ID, "time_days", "event"]].copy()
     for days in chosen:
-        values = pd.to_numeric(table[columns[days]], errors="coerce")
+        name = columns[days]
+        values = table[name].map(number)
         bad = ~((values >= 0) & (values <= 1))
         if bad.any():
             row = table[bad].iloc[0]
-            raise UsageError(f"In the table '{path}' the patient '{row[ID]}' has {columns[days]} = "
-                             f"'{row[columns[days]]}'; a risk is a number from 0 to 1.")  # fmt: skip
-        kept[risk_column(days)] = values
+            what = "risk" if name.startswith(RISK) else "survival"
+            raise UsageError(f"In the table '{path}' the patient '{row[ID]}' has {name} = '{row[name]}'; a {what} is a "
+                             "number from 0 to 1.")  # fmt: skip
+        kept[risk_column(days)] = values if name.startswith(RISK) else 1 - values
     return kept, chosen
+
+
+def _check_not_learned_from(table: pd.DataFrame, path, log: Callable[[str], None]) -> None:
+    """Raise UsageError where the model that predictions.csv names learned from its patients, as far as it ships."""
+    if not {"model", "weights_sha256", "population"} <= set(table):
+        return  # of other software, or of an earlier version
+    shipped = {bundle.sha256: folder for folder, bundle, _ in find_models() if bundle is not None}
+    for (model, weights, population), rows in table.groupby(["model", "weights_sha256", "population"], sort=False):
+        if weights not in shipped:
+            log(f"The model '{model}' does not ship with this software, so it was not checked whether it learned from "
+                "these patients.")  # fmt: skip
+            continue
+        known = learned_from(network_for(shipped[weights], population))
+        count = sum(patients_sha256([patient])[0] in known for patient in rows[ID])
+        if count:
+            raise UsageError(
+                f"The model '{model}' learned from patients with the ids of {count} of the {len(rows)} patients of "
+                f"'{path}', and scores on those say nothing about new patients; leave them out, or, if they are "
+                "others, give --also-trained-on."
+            )
 
 
 def _with_follow_up(path, clinical, log) -> pd.DataFrame:
@@ -221,10 +265,13 @@ def _cells(table: pd.DataFrame) -> list[list]:
 
 
 def _days(column: str) -> float | None:
-    """547.875 of "risk_547.875" and of "risk_18m"."""
-    text = column[len(RISK) :]
+    """547.875 of "risk_547.875", "risk_18m" and "survival_18m"; None of other columns."""
+    in_months = column.endswith("m")
+    if column.startswith(SURVIVAL) and not in_months:
+        return None
+    text = column.removeprefix(RISK).removeprefix(SURVIVAL)
     try:
-        days = float(text[:-1]) * MONTH_DAYS if text.endswith("m") else float(text)
+        days = float(text[:-1]) * MONTH_DAYS if in_months else float(text)
     except ValueError:
         return None
     return days if np.isfinite(days) and days > 0 else None

@@ -189,6 +189,23 @@ def check_same_preprocessing(network: Run, store: Store) -> None:
         )
 
 
+def check_free(folder, **plan) -> None:
+    """Raise UsageError if the folder holds a finished run whose run.json says something else than ``plan``.
+
+    For what can be told at once; ``train.finished_run`` compares the rest.
+    """
+    try:
+        found = dict(json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or a damaged one, which is told later
+        return
+    different = [f"{name} {found.get(name)}, not {value}" for name, value in plan.items() if found.get(name) != value]
+    if different:
+        raise UsageError(
+            f"'{folder}' holds a training with other settings ({'; '.join(different)}); choose another folder, or "
+            "delete it."
+        )
+
+
 # --- Who was learned from ---------------------------------------------------------------------------------------------
 
 

@@ -530,5 +530,6 @@ def _check_same_plan(found: dict, plan: dict, output: Path) -> None:
     different = [name for name in plan if found.get(name) != plan[name]]
     if different:
         raise UsageError(
-            f"'{output}' holds a training with another {different[0]}; choose another folder, or delete it."
+            f"'{output}' holds a training with other settings ({', '.join(different)}); choose another folder, or "
+            "delete it."
         )

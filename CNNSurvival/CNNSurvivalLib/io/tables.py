@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +83,20 @@ def make_table(path, what: str, columns: list, rows: list) -> Table:
     if not rows:
         raise UsageError(f"The {what} '{path}' has no rows below its header.")
     return Table(path, what, columns, [{name: row.get(name, "") for name in columns} for row in rows])
+
+
+def number(text) -> float:
+    """A cell as a number, also with a decimal comma ("59,42"); NaN for what is none.
+
+    "1,234" is none, as it may be 1.234 or 1234; "0,234" can only be the former.
+    """
+    text = str(text).strip()
+    if re.fullmatch(r"[+-]?\d+,\d+", text) and not re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text):
+        text = text.replace(",", ".")
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _lines(path: Path) -> list:

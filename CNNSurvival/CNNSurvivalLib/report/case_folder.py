@@ -11,6 +11,7 @@ from ..prediction import Prediction
 from .page import write_report
 from .tables import curve_table, horizon_table, slice_table, to_dict
 
+REPORT_FILE = "report.pdf"
 TABLES = {"survival_curve.csv": curve_table, "horizons.csv": horizon_table, "slices.csv": slice_table}
 
 
@@ -59,7 +60,7 @@ def write_case_folder(
     folder = ensure_output_folder(folder)
     paths = []
     if report:
-        paths.append(folder / "report.pdf")
+        paths.append(folder / REPORT_FILE)
         write_report(prediction, paths[-1], inputs, patient)
     if picture is not None:
         paths.append(folder / "survival_curve.png")
