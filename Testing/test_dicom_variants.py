@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -36,7 +37,7 @@ from test_readers import (
 
 from CNNSurvivalLib.batch import load_case
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-from CNNSurvivalLib.io.dicom import read_dataset
+from CNNSurvivalLib.io.dicom import inflated_length, read_dataset
 from CNNSurvivalLib.io.patient_folder import folder_cases
 from CNNSurvivalLib.io.quiet import reading
 from CNNSurvivalLib.io.read import find_segments, read_case
@@ -97,6 +98,15 @@ def test_a_deflated_slice_cut_off_or_made_to_fill_the_memory_is_refused(ct, mask
     monkeypatch.setattr("CNNSurvivalLib.io.dicom.MAX_INFLATED", 1000)  # what a bomb is, on a small scale
     first.write_bytes(whole)
     assert np.array_equal(read_case(ct, mask).hu, some_hu()[1:])  # passed over, as what is no DICOM file
+
+
+def test_a_deflated_file_with_bytes_behind_its_stream_is_counted_to_the_end():
+    """A real one, of pydicom's: the reader once waited for ever at the byte of padding."""
+    from pydicom.data import get_testdata_file
+
+    path = Path(get_testdata_file("image_dfl.dcm", download=False))
+    start = 144 + int(pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength)
+    assert inflated_length(path) == len(zlib.decompress(path.read_bytes()[start:], -zlib.MAX_WBITS))
 
 
 def other_meta(path, group_length, padding=b"", decoy=b""):

@@ -54,7 +54,7 @@ def _count_inflated(file) -> int:
     """How long the rest of an open file is, inflated. Raises ValueError for very much."""
     inflating, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
     for part in iter(lambda: file.read(BLOCK_BYTES), b""):
-        while part:
+        while part and not inflating.eof:  # behind its end lie a byte of padding, or others; nobody inflates them
             length += len(inflating.decompress(part, BLOCK_BYTES))
             part = inflating.unconsumed_tail
             if length > MAX_INFLATED:
