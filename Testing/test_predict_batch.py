@@ -249,7 +249,7 @@ def test_a_dask_cluster_gives_the_same_bytes(predict, reference, cohort, tmp_pat
     distributed = pytest.importorskip("distributed")
     options, expected = reference
     monkeypatch.chdir(tmp_path)  # the workers of a cluster were started elsewhere
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=3, processes=True, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=3, processes=True, dashboard_address=":0")
     with cluster:
         monkeypatch.chdir(cohort.parent)
         call = ("--details", "--backend", "dask", "--scheduler", cluster.scheduler_address)

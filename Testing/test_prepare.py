@@ -104,7 +104,7 @@ def test_two_workers_make_the_same_bytes(data, store, tmp_path):
 
 def test_a_dask_cluster_makes_the_same_bytes(data, store, tmp_path):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         call = ["prepare", str(data / "manifest.csv"), "--output", str(tmp_path / "dask"), "--backend", "dask"]
         assert main([*call, "--scheduler", cluster.scheduler_address]) == 3
     assert same(store, tmp_path / "dask")
