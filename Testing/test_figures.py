@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from bundle_maker import bundle_info_2, population_info, random_weights
+from canvas_check import check_texts
 from CNNSurvivalLib import prediction as pr
 from CNNSurvivalLib.bundle import save_bundle
 from CNNSurvivalLib.hazards import exponential_edges
@@ -153,12 +154,7 @@ def patients(sphere, tmp_path):
 def test_no_text_leaves_the_survival_curve_and_none_lies_on_another(patients):
     for prediction in patients:
         picture = survival.picture(prediction, LONG)
-        for number, text in enumerate(picture.texts):
-            assert 0 <= text.left and text.right <= picture.width, text
-            assert 0 <= text.top and text.bottom <= picture.height, text
-            for other in picture.texts[number + 1 :]:
-                apart = text.right <= other.left or other.right <= text.left
-                assert apart or text.bottom <= other.top or other.bottom <= text.top, (text, other)
+        check_texts(picture)
         words = " ".join(text.words for text in picture.texts)
         legend = [text for text in picture.texts if "of the slices" in text.words]
         assert legend and all(text.top > survival.BOTTOM for text in legend)  # where it hides nothing

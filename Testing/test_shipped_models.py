@@ -105,7 +105,7 @@ def test_every_real_slice_has_several_active_units(bundle, shared_data):
 
 
 def test_a_very_large_real_tumour_is_called_dangerous(bundle, shared_data):
-    """368 cc: the former default said 91 % alive at 18 months."""
+    """359 cc: the former default said 91 % alive at 18 months."""
     folder = shared_data("data/dicom/lung-gtv/pat_1")
     case = read_case(folder, folder, None)
     found = predict(case.hu, case.mask, case.ijk_to_ras, bundle)

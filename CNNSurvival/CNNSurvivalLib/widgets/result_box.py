@@ -7,7 +7,7 @@ from CNNSurvivalLib.mrml.results import read_record
 from CNNSurvivalLib.report.text import answer
 from CNNSurvivalLib.widgets.curve_view import CurveView
 from CNNSurvivalLib.widgets.marks import frameStyle, showWarningIcon
-from CNNSurvivalLib.widgets.tables import fitHeight
+from CNNSurvivalLib.widgets.tables import fill, fitHeight
 
 
 class ResultSection:
@@ -69,18 +69,13 @@ class ResultSection:
     def _showTable(self, record) -> None:
         table = self.ui.summaryTable
         header, rows, facts = answer(record)
-        table.setColumnCount(len(header))
-        table.setHorizontalHeaderLabels(header)
-        table.setRowCount(len(rows))
-        for row, cells in enumerate(rows):
-            for column, text in enumerate(cells):
-                item = qt.QTableWidgetItem(text)
-                item.setTextAlignment(int(qt.Qt.AlignCenter))
-                if column == 1:
-                    font = qt.QFont(table.font)
-                    font.setBold(True)
-                    item.setFont(font)
-                table.setItem(row, column, item)
+        fill(table, header, rows)
+        bold = qt.QFont(table.font)
+        bold.setBold(True)
+        for row in range(len(rows)):
+            for column in range(len(header)):
+                table.item(row, column).setTextAlignment(int(qt.Qt.AlignCenter))
+            table.item(row, 1).setFont(bold)
         fitHeight(table)
         self.ui.factsLabel.text = "\n".join(facts)
 

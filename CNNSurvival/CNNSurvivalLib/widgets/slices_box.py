@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 from CNNSurvivalLib.mrml.views import is_shown, shows_slice
 from CNNSurvivalLib.report.pictures import thumbnail
 from CNNSurvivalLib.report.tables import slice_texts
-from CNNSurvivalLib.widgets.tables import bar, fitHeight
+from CNNSurvivalLib.widgets.tables import bar, fill, fitHeight
 
 BAR = (44, 140, 170, 110)  # red, green, blue, opacity: text on it is legible in light and dark styles
 LEFT_OUT = (128, 128, 128, 60)
@@ -86,19 +86,14 @@ class SlicesSection:
     def _fill(self, prediction) -> None:
         table, header, rows = self.ui.slicesTable, *slice_texts(prediction)
         table.clearContents()
-        table.setColumnCount(len(header))
-        table.setHorizontalHeaderLabels(header)
-        table.setRowCount(len(rows))
-        for row, cells in enumerate(rows):
-            for column, text in enumerate(cells):
-                item = qt.QTableWidgetItem(text)
-                flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
-                if column == 0:
-                    flags |= qt.Qt.ItemIsUserCheckable
-                elif column == len(cells) - 1:
-                    flags = qt.Qt.ItemIsEnabled  # the colour of the chosen row would cover the bar
-                item.setFlags(flags)
-                table.setItem(row, column, item)
+        fill(table, header, rows)
+        plain = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
+        for row in range(len(rows)):
+            for column in range(len(header)):
+                table.item(row, column).setFlags(plain)
+            table.item(row, 0).setFlags(plain | qt.Qt.ItemIsUserCheckable)
+            # The colour of the chosen row would cover the bar.
+            table.item(row, len(header) - 1).setFlags(qt.Qt.ItemIsEnabled)
             pixmap = qt.QPixmap()
             pixmap.loadFromData(qt.QByteArray(thumbnail(prediction.slices.images[row])))
             table.item(row, 0).setIcon(qt.QIcon(pixmap))

@@ -15,6 +15,16 @@ def fitHeight(table, most=None) -> None:
     table.setFixedHeight(top + height + bar + 2 * table.frameWidth)
 
 
+def fill(table, header, rows) -> None:
+    """Write texts into the table (QTableWidget): the header, and rows of cells."""
+    table.setColumnCount(len(header))
+    table.setHorizontalHeaderLabels(header)
+    table.setRowCount(len(rows))
+    for row, cells in enumerate(rows):
+        for column, text in enumerate(cells):
+            table.setItem(row, column, qt.QTableWidgetItem(text))
+
+
 def bar(share, color, width):
     """A brush that fills the left part of a cell of that width, share from 0 to 1; the cell keeps its text."""
     gradient = qt.QLinearGradient(0, 0, max(width, 1), 0)  # Qt begins it at the left edge of the cell
