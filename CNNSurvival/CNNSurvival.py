@@ -399,7 +399,8 @@ class CNNSurvivalWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _currentPrediction(self):
         """The prediction that is shown, where it is of the chosen model and population; else None."""
-        return self._prediction() if self.models.made(self._prediction()) else None
+        prediction = self._prediction()
+        return prediction if self.models.made(prediction) else None
 
     def _stale(self, result) -> str:
         """Why the result (or None) is no longer that of the inputs; "" where it is."""

@@ -24,7 +24,7 @@ from CNNSurvivalLib.files import ensure_output_folder
 from CNNSurvivalLib.io.case import Case, duplicate_warnings, with_folder_names
 from CNNSurvivalLib.io.read import TumourImage, ct_files, dicom_segment, find_segments
 from CNNSurvivalLib.io.tables import number
-from CNNSurvivalLib.lesions import ALL, choose_lesions
+from CNNSurvivalLib.lesions import ALL, taken
 from CNNSurvivalLib.network import import_torch
 from CNNSurvivalLib.prediction import HORIZONS_MONTHS, Prediction
 from CNNSurvivalLib.report.case_folder import REPORT_FILE, write_case_folder
@@ -234,8 +234,7 @@ def _objects(done: _Done, picture: bytes, settings: Settings) -> Objects:
 def _tumour(done: _Done) -> Tumour:
     """The tumour, and the DICOM SEG that it comes from, where that is just it and belongs to the CT's study."""
     read, given = done.tumour, done.case
-    chosen = done.prediction.provenance["parameters"]["lesions"]
-    mask, _lesions = choose_lesions(read.mask, read.ijk_to_ras, chosen)
+    mask = taken(read.mask, read.ijk_to_ras, done.prediction.provenance["parameters"])
     found = dicom_segment(given.mask_path, given.segment) if mask is read.mask else None
     if found is None or found[0].get("StudyInstanceUID") != done.study.about.StudyInstanceUID:
         return Tumour(mask, read.ijk_to_ras, read.segment_name)

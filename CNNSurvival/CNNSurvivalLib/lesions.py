@@ -19,7 +19,7 @@ enough to predict from). With the largest alone their 18-month risk differs by 0
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import Mapping, NamedTuple, Tuple
 
 import numpy as np
 
@@ -95,6 +95,25 @@ def choose_lesions(mask: np.ndarray, ijk_to_ras: np.ndarray, choice: str = ALL) 
     kept = np.zeros(mask.shape, dtype=np.uint8)
     kept[box] = largest
     return kept, found
+
+
+def taken(mask: np.ndarray, ijk_to_ras: np.ndarray, parameters: Mapping) -> np.ndarray:
+    """The part of a mask that a prediction was made from, by ``provenance["parameters"]`` of that prediction.
+
+    Parameters
+    ----------
+    mask, ijk_to_ras
+        As for ``choose_lesions``.
+    parameters : mapping
+        Those of older predictions do not name a choice: all was taken.
+
+    Returns
+    -------
+    numpy.ndarray [k, j, i]
+        The mask that was given where nothing is dropped.
+    """
+    choice = parameters.get("lesions", ALL)
+    return mask if choice == ALL else choose_lesions(mask, ijk_to_ras, choice)[0]
 
 
 def warnings_of(lesions: Lesions, choice: str) -> tuple[str, ...]:

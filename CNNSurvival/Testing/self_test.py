@@ -708,6 +708,8 @@ class SelfTest:
             widget.enter()
             self.assertIn("out of date", widget.ui.explanationLabel.text)
             self.assertEqual(view.GetForegroundVolumeID(), node.GetID())
+            widget.ui.explainButton.click()
+            self.assertIn("out of date", widget.ui.explanationLabel.text, "a new map of an old result is no newer")
             widget.ui.predictButton.click()
             self.assertEqual(view.GetForegroundVolumeID(), pet.GetID(), "the foreground from before")
             self.assertAlmostEqual(view.GetForegroundOpacity(), 0.3)

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..errors import CNNSurvivalError
 from ..io.read import same_segment
-from ..lesions import ALL, choose_lesions
+from ..lesions import taken
 from ..prediction import Prediction
 from ..report.dicom.folder import Tumour
 from ..slices import extract_slices
 from .explanation import find_explanation
 from .inputs import ct_and_mask
-from .nodes import ATTRIBUTE, hierarchy_of, segments_of
-from .results import SEGMENTATION, VOLUME, Result
+from .nodes import hierarchy_of, segments_of
+from .results import Result, predicted_from
 
 # Set by Slicer's DICOM plugins on what they load: the SOPInstanceUIDs of its files, with spaces between
 INSTANCE_UIDS = "DICOM.instanceUIDs"
@@ -76,11 +76,10 @@ def predicted_tumour(result: Result, prediction: Prediction) -> Tumour:
     CNNSurvivalError
         Where the CT or the segment is gone, or has changed since.
     """
-    volume, segmentation = (result.record.GetNodeReference(role) for role in (VOLUME, SEGMENTATION))
-    segment_id = result.record.GetAttribute(ATTRIBUTE + "segmentID")
+    volume, segmentation, segment_id = predicted_from(result.record)
     hu, mask, ijk_to_ras, _warnings = ct_and_mask(volume, segmentation, segment_id)
     parameters = prediction.provenance["parameters"]
-    mask, _lesions = choose_lesions(mask, ijk_to_ras, parameters.get("lesions", ALL))
+    mask = taken(mask, ijk_to_ras, parameters)
     preprocessing = replace(prediction.bundle.preprocessing, min_roi_px=parameters["min_roi_px"])
     now = extract_slices(hu, mask, ijk_to_ras, preprocessing).best(parameters["max_slices"])
     if not np.array_equal(now.images, prediction.slices.images):
@@ -100,7 +99,7 @@ def with_source(tumour: Tumour, result: Result, study, database) -> Tumour:
         Of the CT.
     database : ctkDICOMDatabase
     """
-    segmentation = result.record.GetNodeReference(SEGMENTATION)
+    _volume, segmentation, _segment_id = predicted_from(result.record)
     for uid in _segmentation_instances(segmentation):
         path = _file(database, uid)
         found = same_segment(path, tumour.name, tumour.mask, tumour.ijk_to_ras) if path else None

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import Cancelled, CNNSurvivalError, NotACT
 from ..prediction import Prediction, predict
+from ..slices import bounding_box
 from .nodes import drawn_on, hierarchy_of, segments_of
 
 SEGMENT_SHA256 = "segment_sha256"  # of the provenance: ``mask_checksum`` of the whole segment, on the CT's grid
@@ -100,14 +101,9 @@ def predict_nodes(
 
 def mask_checksum(mask: np.ndarray) -> str:
     """SHA-256, as hexadecimal text, of a mask [k, j, i]: of its shape, and where and what its voxels are."""
-    box, cropped = [], mask
-    for axis in range(mask.ndim):  # cropped at once, so that only the first search goes through the whole mask
-        inside = np.flatnonzero(cropped.any(axis=tuple(each for each in range(mask.ndim) if each != axis)))
-        first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
-        box.append((first, last))
-        cropped = cropped[(slice(None),) * axis + (slice(first, last),)]
-    place = repr((tuple(map(int, mask.shape)), box))
-    return hashlib.sha256(place.encode("ascii") + np.packbits(cropped != 0).tobytes()).hexdigest()
+    box = bounding_box(mask)
+    place = repr((tuple(map(int, mask.shape)), [(part.start, part.stop) for part in box]))
+    return hashlib.sha256(place.encode("ascii") + np.packbits(mask[box] != 0).tobytes()).hexdigest()
 
 
 def segment_checksum(volume_node, segmentation_node, segment_id) -> Optional[str]:
@@ -408,15 +404,18 @@ def _extent_on_grid(labelmap, label, to_ct, ct_grid, shape, name) -> tuple[np.nd
         return points @ ras_to_ct[:3, :3].T + ras_to_ct[:3, 3]
 
     low, high, total, outside = np.full(3, np.inf), np.full(3, -np.inf), 0, 0
+    first_inside, last_inside = -0.5 - 1e-6, np.array(shape[::-1]) - 0.5 + 1e-6
     for k, plane in enumerate(vtk_to_numpy(scalars).reshape(labelmap.GetDimensions()[::-1])):
         j, i = np.nonzero(plane == label)
         if i.size == 0:
             continue
         index = np.stack([i, j, np.full_like(i, k)], axis=1) + first
         ijk = to_ijk(index)
-        low, high = np.minimum(low, ijk.min(axis=0)), np.maximum(high, ijk.max(axis=0))
+        lowest, highest = ijk.min(axis=0), ijk.max(axis=0)
+        low, high = np.minimum(low, lowest), np.maximum(high, highest)
         total += len(ijk)
-        outside += int(np.any((ijk < -0.5 - 1e-6) | (ijk > np.array(shape[::-1]) - 0.5 + 1e-6), axis=1).sum())
+        if (lowest < first_inside).any() or (highest > last_inside).any():  # seldom, and the count takes long
+            outside += int(np.any((ijk < first_inside) | (ijk > last_inside), axis=1).sum())
     if total == 0:
         raise _empty(name)
     # From voxel centres to voxels: what one voxel of the labelmap spans (a warp may stretch it), one more to round.

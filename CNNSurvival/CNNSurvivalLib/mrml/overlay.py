@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .explanation import is_map, record_of
-from .nodes import ATTRIBUTE, nodes_of
-from .results import SEGMENTATION
+from .nodes import nodes_of
+from .results import predicted_from
 
 OPACITY = 0.6
 TITLE = "Risk (% points)"  # of the legend: red, above 0, raises it
@@ -77,11 +77,10 @@ class MapOverlay:
 
     def _outline(self, node) -> None:
         record = record_of(node)
-        segmentation = record.GetNodeReference(SEGMENTATION) if record is not None else None
+        _volume, segmentation, segment_id = predicted_from(record) if record is not None else (None, None, None)
         display = segmentation.GetDisplayNode() if segmentation is not None else None
         if display is None:
             return
-        segment_id = record.GetAttribute(ATTRIBUTE + "segmentID")
         before = (display.GetSegmentVisibility2DFill(segment_id), display.GetSegmentVisibility2DOutline(segment_id))
         self._filled = (display, segment_id, *before)
         display.SetSegmentVisibility2DFill(segment_id, False)

@@ -122,9 +122,14 @@ def all_results(scene) -> list[Result]:
     found = []
     for record in nodes_of(scene, "vtkMRMLTextNode"):
         if record.GetAttribute(ATTRIBUTE + "role") == "record":
-            inputs = [record.GetNodeReference(role) for role in (VOLUME, SEGMENTATION)]
-            found.append(find_result(scene, *inputs, record.GetAttribute(ATTRIBUTE + "segmentID")))
+            found.append(find_result(scene, *predicted_from(record)))
     return [result for result in found if result is not None]
+
+
+def predicted_from(record) -> tuple:
+    """(CT, segmentation, segment ID) that a record's prediction was made from; None for a node that is gone."""
+    nodes = (record.GetNodeReference(role) for role in (VOLUME, SEGMENTATION))
+    return (*nodes, record.GetAttribute(ATTRIBUTE + "segmentID"))
 
 
 def label_of(result: Result) -> str:

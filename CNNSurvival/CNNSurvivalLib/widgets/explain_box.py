@@ -21,6 +21,7 @@ class ExplainSection:
         self._prediction = prediction
         self._inputs = inputs
         self._filling = False
+        self._stale = ""
         self._overlay = MapOverlay()
         ui.explainButton.connect("clicked(bool)", self.onExplainButton)
         ui.showExplanationCheckBox.connect("toggled(bool)", self.onShowToggled)
@@ -29,8 +30,9 @@ class ExplainSection:
         """The scene is about to be closed."""
         self._overlay.forget()
 
-    def show(self, stale="") -> None:
+    def show(self, stale: str) -> None:
         """Follow the result. A map that is not of it leaves the slice views. stale: why the result is out of date."""
+        self._stale = stale
         volume, result = self._inputs()
         node, shown = self._explanation(), self._overlay.shown(slicer.mrmlScene)
         if shown is None or shown is not node:  # the user may have taken it out, but not its legend
@@ -57,7 +59,7 @@ class ExplainSection:
         )
         if found is not None:
             self._overlay.show(slicer.mrmlScene, found[0])
-            self.show()
+            self.show(self._stale)
 
     def onShowToggled(self, shown) -> None:
         node = self._explanation()
