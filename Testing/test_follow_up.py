@@ -111,3 +111,14 @@ def test_a_mapping_with_a_mistake_is_named(tmp_path):
                    'time_dead = ["t"]\ntime_origin = "surgery"\n')  # fmt: skip
     with pytest.raises(UsageError, match="mapping 'mine' needs columns for id, event, and time"):
         read_mappings(own)
+
+
+def test_an_id_that_a_spreadsheet_would_take_for_a_formula_is_found_again(tmp_path):
+    """``write_csv`` marks it so that a spreadsheet does not run it; our own reading takes the mark off."""
+    from CNNSurvivalLib.files import write_csv
+    from training_cli.cohort.follow_up import chosen_patients
+    from training_cli.cohort.splits import read_patients
+
+    write_csv(tmp_path / "selection.csv", ("patient_id", "image"), [("-A01", "series/1"), ("+B", "series/2")])
+    assert list(chosen_patients(tmp_path)["patient_id"]) == ["-A01", "+B"]
+    assert read_patients(tmp_path / "selection.csv") == ["-A01", "+B"]

@@ -217,3 +217,14 @@ def test_mistakes_in_the_rules(tmp_path, text, words):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=words):
         read_collections(file)
+
+
+def test_a_rule_may_hold_groups_and_brackets():
+    """As a pattern of a user's own file: the number of the lesion is a group, brackets stand for themselves."""
+    rows = pd.DataFrame(
+        [{"collection_id": "own", "analysis_result_id": None, "PatientID": "P1", "StudyInstanceUID": "1",
+          "StudyDate": "2020-01-01", "SeriesInstanceUID": uid, "SeriesDescription": text, "Modality": kind}
+         for uid, text, kind in (("1.1", "chest", "CT"), ("1.2", "Tumor (1)", "RTSTRUCT"), ("1.3", "Lung", "RTSTRUCT"))]
+    )  # fmt: skip
+    found = selection.plan(rows, "own", Collection(description=r"^Tumou?r \((\d+)\)$"))
+    assert [list(patient.contours["SeriesInstanceUID"]) for patient in found.patients] == [["1.2"]]

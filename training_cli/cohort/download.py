@@ -68,13 +68,6 @@ def estimate(chosen: Plan) -> Estimate:
     )
 
 
-def dry_run(collection: str, index=None, patients: int | None = None, without: Names[str] = (),
-            collections=None) -> tuple[list[tuple[str, str]], Estimate]:  # fmt: skip
-    """((label, text) for people, the numbers), offline."""
-    numbers = estimate(make_plan(collection, index, patients, without, collections))
-    return summary(numbers), numbers
-
-
 def summary(numbers: Estimate) -> list[tuple[str, str]]:
     """What would be fetched, as (label, text) for people."""
     more = f" ({numbers.without} more have no CT with such a contour)" if numbers.without else ""
@@ -125,9 +118,15 @@ def fetch(collection: str, folder, endpoint: Endpoint | str | None = None, index
     CNNSurvivalError
         If the network, the bucket or the disk fails: what is wrong and what to do. What is whole is kept.
     """
+    return fetch_plan(make_plan(collection, index, patients, without, collections), folder, endpoint, log)
+
+
+def fetch_plan(
+    chosen: Plan, folder, endpoint: Endpoint | str | None = None, log: Callable[[str], None] = print
+) -> Path:
+    """``fetch``, of a plan that was made before."""
     endpoint = endpoint if isinstance(endpoint, Endpoint) else s5cmd.find_endpoint(endpoint)
     s5cmd.program()
-    chosen = make_plan(collection, index, patients, without, collections)
     folder = ensure_output_folder(folder)
     series = ensure_output_folder(folder / "series")
     log(f"The contours of {len(chosen.patients)} patients")

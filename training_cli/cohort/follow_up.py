@@ -24,8 +24,8 @@ from ..toml_file import FilledText, Text, checked, read_toml
 from ..toml_file import Table as TomlTable
 from .clinical import EVENT, ID, TIME
 from .collections import collection_id
-from .download import SELECTION_FILE
-from .tables import read_table
+from .selection import SELECTION_FILE
+from .tables import read_own_csv, read_table
 
 MAPPINGS_FILE = Path(__file__).with_name("clinical_tables.toml")
 DAYS_PER_YEAR = 365.25
@@ -161,7 +161,7 @@ def follow_up(table: tables.Table, mapping: Mapping, patients: Sequence[str]) ->
 
 def chosen_patients(folder: Path) -> pd.DataFrame:
     """The rows of a download's selection.csv with a CT, as text."""
-    selection = pd.read_csv(folder / SELECTION_FILE, dtype=str, keep_default_na=False)
+    selection = read_own_csv(folder / SELECTION_FILE, dtype=str, keep_default_na=False)
     return selection[selection["image"] != ""]
 
 

@@ -51,7 +51,7 @@ from .store import (
     Store,
     open_store,
 )
-from .store_files import STORE_FILE, preprocessing_info
+from .store_files import STORE_FILE, differences, preprocessing_info
 from .tables import one_row_each, read_table, where
 
 PARTS = ".parts"
@@ -108,8 +108,7 @@ def _check_free(output, preprocessing: Preprocessing) -> None:
     """Raise UsageError if the folder holds a store that was cut in another way: trainings may rest on it."""
     try:
         cut = json.loads((Path(output) / STORE_FILE).read_text(encoding="utf-8"))["preprocessing"]
-        wanted = preprocessing_info(preprocessing)
-        different = [f"{name} {cut[name]}, not {wanted[name]}" for name in wanted if cut[name] != wanted[name]]
+        different = differences(cut, preprocessing_info(preprocessing))
     except (OSError, ValueError, KeyError, TypeError):  # no store, or a damaged one, which is made again
         return
     if different:

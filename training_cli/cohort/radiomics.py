@@ -23,6 +23,7 @@ from CNNSurvivalLib.io.read import read_case
 from ..options import install_command
 from ..progress import progress
 from .store import Store
+from .tables import read_own_csv
 
 VOXEL_MM = 1.0
 SETTINGS = {
@@ -101,7 +102,7 @@ def _read_cache(cache: Path) -> pd.DataFrame:
     """The cached features to the last digit: a run that was stopped gives the same as one that was not."""
     if not cache.is_file():
         return pd.DataFrame()
-    table = pd.read_csv(cache, dtype={"patient_id": str}, float_precision="round_trip")
+    table = read_own_csv(cache, dtype={"patient_id": str}, float_precision="round_trip")
     return table.set_index("patient_id")
 
 

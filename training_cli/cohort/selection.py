@@ -121,7 +121,8 @@ def _candidates(patient_id: str, own: pd.DataFrame, known: Collection) -> Patien
     else:
         right = contours["analysis_result_id"]
         contours = contours[right.isna() if known.analysis is None else right == known.analysis]
-        contours = contours[contours["SeriesDescription"].str.contains(_plain(known.description))]
+        pattern = known.description or ""
+        contours = contours[[re.search(pattern, text) is not None for text in contours["SeriesDescription"]]]
     if contours.empty:
         return None
     # RTSTRUCT sorts before SEG.
@@ -154,11 +155,6 @@ def _primary(contours: pd.DataFrame, known: Collection, named: bool) -> tuple[pd
     elif odd:
         doubts.append(f"the contour is called '{odd[0]}'")
     return chosen, str(lowest), tuple(doubts)
-
-
-def _plain(pattern: str | None) -> str:
-    """The pattern without groups, which pandas would warn of."""
-    return re.sub(r"\((?!\?)", "(?:", pattern or "")
 
 
 def choose(patient: Patient, read: dict[str, Contour], known: Collection) -> Choice:

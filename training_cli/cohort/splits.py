@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from CNNSurvivalLib.errors import UsageError, existing
 
 from .store import Store, open_store
+from .tables import read_own_csv
 
 
 def split_patients(patient_ids, event, first: int, seed: int) -> tuple[list[str], list[str]]:
@@ -75,7 +75,7 @@ def read_patients(path, part: str | None = None) -> list[str]:
     """
     path = existing(path, "patients file")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_own_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise UsageError(f"The patients file '{path}' cannot be read ({error}); give a CSV file.") from error
     for column in ["patient_id"] + (["part"] if part is not None else []):

@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 
 from CNNSurvivalLib.errors import CNNSurvivalError, UsageError
-from CNNSurvivalLib.files import unescape_csv
 from CNNSurvivalLib.slices import Preprocessing, percentile_rank_score
 
 from .store_files import STORE_FILE, check_store
+from .tables import read_own_csv
 
 FORMAT = "cnn-survival-store"
 FORMAT_VERSION = 1
@@ -86,7 +86,7 @@ class Store:
     @property
     def rejected(self) -> pd.DataFrame:
         """The patients of the cohort that are not in the store: columns patient_id, reason."""
-        return _read_csv(self.folder / REJECTED_FILE, dtype=str)
+        return read_own_csv(self.folder / REJECTED_FILE, dtype=str)
 
     @cached_property
     def _rows(self) -> dict:
@@ -119,8 +119,8 @@ def open_store(folder) -> Store:
     try:
         info = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
         images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
-        slices = _read_csv(folder / SLICES_FILE, dtype={"patient_id": str})
-        patients = _read_csv(folder / PATIENTS_FILE, dtype={"patient_id": str, "segment": str})
+        slices = read_own_csv(folder / SLICES_FILE, dtype={"patient_id": str})
+        patients = read_own_csv(folder / PATIENTS_FILE, dtype={"patient_id": str, "segment": str})
     except (OSError, ValueError, EOFError, RecursionError) as error:
         raise CNNSurvivalError(f"The store '{folder}' cannot be read ({error}); make it again.") from error
     if not isinstance(info, dict):
@@ -135,10 +135,3 @@ def open_store(folder) -> Store:
     if len(slices) != len(images) or images.dtype != np.uint8 or images.ndim != 3:
         raise CNNSurvivalError(f"The store '{folder}' is damaged (its table and its images differ); make it again.")
     return Store(folder, info, images, slices, patients.set_index("patient_id"))
-
-
-def _read_csv(path: Path, **options) -> pd.DataFrame:
-    """A table of ours, its texts as they were before ``write_csv`` escaped them."""
-    table = pd.read_csv(path, **options)
-    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    return table.assign(**{name: table[name].map(unescape_csv, na_action="ignore") for name in texts})

@@ -22,3 +22,8 @@ def check_store(folder) -> Path:
 def preprocessing_info(preprocessing: Preprocessing) -> dict:
     """The Preprocessing as store.json holds it."""
     return {**asdict(preprocessing), "hu_window": list(preprocessing.hu_window)}
+
+
+def differences(cut: dict, wanted: dict) -> list[str]:
+    """What of ``preprocessing_info`` differs, as "slice_step_mm None, not 3.0"."""
+    return [f"{name} {cut[name]}, not {wanted[name]}" for name in wanted if cut[name] != wanted[name]]

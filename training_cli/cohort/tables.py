@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from CNNSurvivalLib.errors import UsageError, existing
+from CNNSurvivalLib.files import unescape_csv
 from CNNSurvivalLib.io import tables
 from CNNSurvivalLib.io.case import Case
 from CNNSurvivalLib.io.manifest import manifest_cases
 from CNNSurvivalLib.io.tables import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_table(path, what: str) -> Table:
@@ -18,6 +23,15 @@ def read_table(path, what: str) -> Table:
     """
     path = existing(path, what)
     return _read_excel(path, what) if path.suffix.lower() == ".xlsx" else tables.read_table(path, what)
+
+
+def read_own_csv(path, **options) -> pd.DataFrame:
+    """``pandas.read_csv`` of a table that ``write_csv`` wrote: its texts, ids above all, as they were before."""
+    import pandas as pd
+
+    table = pd.read_csv(path, **options)
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{name: table[name].map(unescape_csv, na_action="ignore") for name in texts})
 
 
 def read_manifest(path) -> list[Case]:

@@ -34,9 +34,7 @@ def add_download(commands) -> None:
     command.add_argument("--without", nargs="+", default=[], metavar="PATIENT", help="patients to leave out")
     command.add_argument("--endpoint", metavar="WHERE", help=ENDPOINT)
     command.add_argument("--index", type=Path, metavar="FILE", help=INDEX)
-    command.add_argument(
-        "--collections", type=Path, metavar="FILE", help="own rules, as training_cli/cohort/collections.toml"
-    )
+    command.add_argument("--collections", type=Path, metavar="FILE", help=RULES)
     command.add_argument("--dry-run", action="store_true", help="print what would be fetched, and fetch nothing")
 
 
@@ -45,12 +43,13 @@ def _run(options) -> int:
         options.parser.error("give --output, or --dry-run")
     from ..cohort import download
 
-    arguments = {name: getattr(options, name) for name in ("index", "patients", "without", "collections")}
-    rows, _ = download.dry_run(options.collection, **arguments)
-    print_table(rows)
+    chosen = download.make_plan(
+        options.collection, options.index, options.patients, options.without, options.collections
+    )
+    print_table(download.summary(download.estimate(chosen)))
     if options.dry_run:
         return DONE
-    folder = download.fetch(options.collection, options.output, options.endpoint, **arguments)
+    folder = download.fetch_plan(chosen, options.output, options.endpoint)
     clinical = _follow_up(folder, options.collection)
     print(f"Next: cnn-survival prepare {folder / 'selection.csv'} --clinical {clinical} --like lung-head-neck "
           "--output STORE")  # fmt: skip

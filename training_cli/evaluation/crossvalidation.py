@@ -17,6 +17,7 @@ from CNNSurvivalLib.hazards import EIGHTEEN_MONTHS_DAYS, exponential_edges
 
 from ..cohort.splits import fitting_folds, stratified_folds
 from ..cohort.store import Store
+from ..cohort.tables import read_own_csv
 from ..progress import working
 from ..training.runs import MAX_SLICES, Run, patient_survival, risk_at, risk_column
 from ..training.train import PAPER, Settings, pretrain
@@ -112,7 +113,7 @@ def _run_fold(store: Store, held_out, folder: Path, settings, epochs, max_slices
             write_csv(folder / f"epoch-{epoch}.csv", tuple(found), found.itertuples(index=False))
 
     run = pretrain(train, folder, settings, edges, tell=log, after_epoch=after_epoch)
-    at = [pd.read_csv(folder / f"epoch-{epoch}.csv", dtype={"patient_id": str}) for epoch in epochs[:-1]]
+    at = [read_own_csv(folder / f"epoch-{epoch}.csv", dtype={"patient_id": str}) for epoch in epochs[:-1]]
     return pd.concat([f.assign(epoch=e) for f, e in zip([*at, predict(run.weights)], epochs)], ignore_index=True)
 
 

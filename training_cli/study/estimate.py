@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.hazards import exponential_edges, survival_targets
 
 from ..cohort import download
+from ..cohort.download import Estimate
 from ..training import train
-from .config import Cohort, Departures, Network, PublicCohort, Study, TransferStudy
+from .config import Cohort, Network, PublicCohort, Study, TransferStudy
+from .workspace import settings_of
 
 GB = 1e9
 NETWORK_BYTES_PER_S = 100e6 / 8  # 100 Mbit/s
@@ -30,16 +32,6 @@ STORE_BYTES = SLICES * 140 * 140 * 1.1
 RUNS_BYTES = 0.5e9  # runs, cross-validation, report
 REST_S = 900.0  # fine-tuning, scores with their resamples, pictures, bundles
 DISC_PX = 22  # radius of the slices that the speed is measured on, some 1500 px
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a cohort is before it is downloaded. exact: whether the bytes are; else they are an upper limit."""
-
-    patients: int
-    bytes: int
-    licences: tuple[str, ...]
-    exact: bool
 
 
 def estimate(study: Study | TransferStudy, output, jobs: int = 1, index=None) -> list[tuple[str, str]]:
@@ -68,13 +60,14 @@ def estimate(study: Study | TransferStudy, output, jobs: int = 1, index=None) ->
     return rows
 
 
-def _size(study: Study, cohort: PublicCohort, index) -> Size:
+def _size(study: Study, cohort: PublicCohort, index) -> Estimate:
+    """What a cohort is before it is downloaded."""
     rules = None if cohort.rules is None else study.path.parent / cohort.rules
-    found = download.dry_run(cohort.collection, index, cohort.patients, cohort.without, rules)[1]
-    return Size(found.patients, found.bytes, tuple(found.licences), found.exact)
+    plan = download.make_plan(cohort.collection, index, cohort.patients, cohort.without, rules)
+    return download.estimate(plan)
 
 
-def _cohort_text(cohort: PublicCohort, size: Size) -> str:
+def _cohort_text(cohort: PublicCohort, size: Estimate) -> str:
     most = "" if size.exact else "at most "
     return (f"{cohort.collection}: {size.patients} patients with a contour, {most}{size.bytes / GB:.1f} GB, "
             f"licence {', '.join(size.licences) or 'not given'}; how many have follow-up is known after the "
@@ -91,7 +84,7 @@ def _disk_text(needed: float, output) -> str:
 # --- Time -------------------------------------------------------------------------------------------------------------
 
 
-def _times(study: Study, sizes: dict[str, Size], total: int, jobs: int) -> list[tuple[str, float, str]]:
+def _times(study: Study, sizes: dict[str, Estimate], total: int, jobs: int) -> list[tuple[str, float, str]]:
     """(stage, seconds, what was assumed or measured)."""
     pretrain, tuned = (_patients(sizes, cohort) for cohort in (study.pretrain, study.finetuning))
     rows = [
@@ -107,27 +100,23 @@ def _times(study: Study, sizes: dict[str, Size], total: int, jobs: int) -> list[
     return rows
 
 
-def _patients(sizes: dict[str, Size], cohort: Cohort) -> int:
+def _patients(sizes: dict[str, Estimate], cohort: Cohort) -> int:
     return sizes[cohort.cohort].patients if cohort.cohort else 0
 
 
 def _training_times(study: Study, network: Network, patients: int) -> list[tuple[str, float, str]]:
-    settings = _settings(study, network.pretrain)
+    settings = settings_of(study, train.PAPER, network.pretrain)
     speed = train.seconds_per_slice(_discs(), replace(settings, average_from=0))
     said = f"measured here: {1 / speed:.0f} slices a second"
     slices = _slices(settings, patients)
     rows = [(f"pretraining {network.id}", settings.epochs * slices * speed, f"{settings.epochs} epochs of {slices} "
              f"slices; {said}")]  # fmt: skip
     if network.crossvalidate is not None:
-        settings, folds = _settings(study, network.pretrain, network.crossvalidate), study.crossvalidation.folds
+        settings = settings_of(study, train.PAPER, network.pretrain, network.crossvalidate)
+        folds = study.crossvalidation.folds
         seconds = (folds - 1) * settings.epochs * _slices(settings, patients) * speed
         rows.append((f"cross-validating {network.id}", seconds, f"{folds} folds of {settings.epochs} epochs"))
     return rows
-
-
-def _settings(study: Study, *departures: Departures) -> train.Settings:
-    given = {name: value for each in departures for name, value in each.given.items()}
-    return replace(train.PAPER, **{"seed": study.seed, **given})
 
 
 def _slices(settings: train.Settings, patients: int) -> int:

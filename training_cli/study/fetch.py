@@ -20,9 +20,9 @@ from CNNSurvivalLib.files import ensure_output_folder, write_json
 
 from ..cohort import download
 from ..cohort.clinical import EVENT, ID
-from ..cohort.download import SELECTION_FILE
 from ..cohort.follow_up import FollowUp, chosen_patients, write_follow_up, write_table
-from ..models.card import Card
+from ..cohort.selection import SELECTION_FILE
+from ..models.card import Card, read_card
 from .config import MANIFEST_FILE, PublicCohort, Study, TransferStudy
 
 FACTS_FILE = "cohort.json"
@@ -32,7 +32,9 @@ PLACEHOLDER = "{time_origin}"  # in a card's text
 
 def fetch_cohorts(study: Study | TransferStudy, endpoint=None, index=None, log: Callable[[str], None] = print) -> None:
     """Download what is not there yet, and write the manifests. Raises UsageError and CNNSurvivalError."""
-    rules = [_own_files(study, cohort)[2] for cohort in study.cohort]  # before hours of downloads
+    rules = [_own_files(study, cohort)[2] for cohort in study.cohort]  # mistakes are told before hours of downloads
+    if study.card_path is not None:
+        read_card(study.card_path)
     for cohort, own_rules in zip(study.cohort, rules):
         folder = ensure_output_folder(study.folder / cohort.name)
         log(f"Downloading '{cohort.collection}'")
@@ -48,8 +50,7 @@ def join(study: Study | TransferStudy, cohort: PublicCohort, folder: Path, log: 
     write_json(folder / FACTS_FILE, facts)
     log(f"{cohort.name}: {facts['patients']} patients with a contour, {facts['followed']} of them with follow-up, "
         f"{facts['deaths']} of whom died; days count from {found.time_origin}")  # fmt: skip
-    kept = [ID, "centre", *IMAGE_COLUMNS]
-    manifest = chosen[[name for name in kept if name in chosen]].merge(found.table, on=ID)
+    manifest = chosen[[ID, "centre", *IMAGE_COLUMNS]].merge(found.table, on=ID)
     before = _text(folder / MANIFEST_FILE)
     write_table(folder / MANIFEST_FILE, manifest)
     if before not in ("", _text(folder / MANIFEST_FILE)):
@@ -65,12 +66,12 @@ def _own_files(study: Study | TransferStudy, cohort: PublicCohort) -> list[Path 
 
 def _facts(cohort: PublicCohort, chosen: pd.DataFrame, found: FollowUp) -> dict:
     followed = chosen.merge(found.table, on=ID)
-    centres = followed.groupby("centre")[EVENT].agg(["size", "sum"]) if "centre" in followed else pd.DataFrame()
+    centres = followed.groupby("centre")[EVENT].agg(["size", "sum"])
     return {
         "name": cohort.name,
         "collection": cohort.collection,
         "patients": len(chosen),
-        "ambiguous": int(chosen["ambiguous"].isin(["1", "True", "true", "yes"]).sum()) if "ambiguous" in chosen else 0,
+        "ambiguous": int((chosen["ambiguous"] == "1").sum()),
         "followed": len(found.table),
         "deaths": int(found.table[EVENT].sum()),
         "clinical_table": found.source,

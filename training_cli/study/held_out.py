@@ -19,6 +19,7 @@ from CNNSurvivalLib.errors import UsageError
 from CNNSurvivalLib.files import ensure_output_folder, write_csv
 
 from ..cohort.store import Store
+from ..cohort.tables import read_own_csv
 from ..evaluation import baselines, metrics
 from ..training.runs import Run, patient_survival, risk_at, risk_column
 from .workspace import Workspace
@@ -51,7 +52,7 @@ def hold_out(
         parts = [_predicted(workspace, store, groups, number, parents, fits) for number in range(len(names))]
         table = pd.concat(parts)
         write_csv(path, tuple(table), table.itertuples(index=False))
-    table = pd.read_csv(path, dtype={"patient_id": str, "group": str})
+    table = read_own_csv(path, dtype={"patient_id": str, "group": str})
     rows = _scored(workspace, table)
     found = pd.DataFrame(rows, columns=COLUMNS)
     cells = [[None if pd.isna(value) else value for value in row] for row in found.itertuples(index=False)]
@@ -89,7 +90,7 @@ def _predicted(workspace: Workspace, store: Store, groups, number: int, parents,
     for name in workspace.study.baselines:
         path = folder / f"predictions_{name}.csv"
         if path.is_file():
-            risks[name] = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")[column]
+            risks[name] = read_own_csv(path, dtype={"patient_id": str}).set_index("patient_id")[column]
     outcome = pd.DataFrame(
         {"patient_id": test.patient_ids, "time_days": test.time, "event": test.event.astype(int), "group": group}
     )

@@ -18,7 +18,7 @@ patients are used in one stage, ``_test``, after everything else is fixed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,17 +29,17 @@ from CNNSurvivalLib.files import ensure_output_folder, write_csv, write_json
 from ..cohort.clinical import read_clinical
 from ..cohort.splits import split_patients
 from ..cohort.store import Store
-from ..cohort.tables import read_table
+from ..cohort.tables import read_own_csv, read_table
 from ..evaluation import baselines, crossvalidation, finetuning, metrics
 from ..models.bundle import export_bundle
 from ..models.card import Card, read_card
 from ..progress import progress
 from ..training import train as training
-from ..training.runs import Run, patient_survival, risk_at, risk_column
+from ..training.runs import RUN_FILE, Run, load_run, patient_survival, risk_at, risk_column
 from . import held_out
-from .config import Departures, Network, Study
+from .config import Network, Study
 from .fetch import with_facts
-from .workspace import Log, Workspace
+from .workspace import Log, Workspace, settings_of
 
 FINETUNE, TEST = "finetune", "test"
 SPLIT_COLUMNS = ("patient_id", "part", "usable")
@@ -59,7 +59,7 @@ class StudyWorkspace(Workspace):
 
     @cached_property
     def split(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "split.csv", dtype={"patient_id": str})
+        return read_own_csv(self.folder / "split.csv", dtype={"patient_id": str})
 
     def finetuning_part(self, part: str) -> Store:
         """The usable patients of one part of the fine-tuning cohort."""
@@ -154,18 +154,18 @@ def finetuning_table(study: Study) -> pd.DataFrame:
 def _train(workspace: StudyWorkspace, network: Network) -> tuple[Run, Run]:
     folder = workspace.folder / "runs" / network.id
     workspace.log(f"Training '{network.id}'")
-    settings = _settings(workspace, training.PAPER, network.pretrain)
+    settings = settings_of(workspace.study, training.PAPER, network.pretrain)
     pretrained = training.pretrain(workspace.pretrain_store, folder / "pretrain", settings, tell=workspace.log)
     store, settings = workspace.finetuning_part(FINETUNE), _finetune_settings(workspace, network)
-    learn = _learn(workspace, network, pretrained, store)
     folder = folder / "finetune"
+    learn = _learn_so_far(network, folder) or _learn(workspace, network, pretrained, store)
     return pretrained, finetuning.finetune(
         pretrained, store, folder, learn, settings, workspace.max_slices, workspace.log
     )
 
 
 def _finetune_settings(workspace: StudyWorkspace, network: Network) -> training.Settings:
-    return _settings(workspace, training.FINETUNE, network.finetune)
+    return settings_of(workspace.study, training.FINETUNE, network.finetune)
 
 
 def _tuned_on(workspace: StudyWorkspace, network: Network, parent: Run, store: Store) -> dict:
@@ -174,15 +174,15 @@ def _tuned_on(workspace: StudyWorkspace, network: Network, parent: Run, store: S
     return finetuning.tuned_weights(parent, store, learn, settings, workspace.max_slices)
 
 
+def _learn_so_far(network: Network, folder: Path) -> str | None:
+    """What was chosen to be learned, where it was chosen and learned before; the comparison takes a while."""
+    done = network.learn == finetuning.AUTO and (folder / RUN_FILE).is_file()
+    return load_run(folder).info.get("learn") if done else None
+
+
 def _learn(workspace: StudyWorkspace, network: Network, parent: Run, store: Store) -> str:
     settings = _finetune_settings(workspace, network)
     return finetuning.kind_for_others(parent, store, network.learn, settings, workspace.max_slices, workspace.horizon)
-
-
-def _settings(workspace: StudyWorkspace, paper: training.Settings, *departures: Departures) -> training.Settings:
-    """The paper's settings with the study's seed and what departs from them, the last word counting."""
-    given = {name: value for each in departures for name, value in each.given.items()}
-    return replace(paper, **{"seed": workspace.study.seed, **given})
 
 
 def _crossvalidate(workspace: StudyWorkspace) -> pd.DataFrame:
@@ -192,7 +192,7 @@ def _crossvalidate(workspace: StudyWorkspace) -> pd.DataFrame:
     for network in workspace.study.networks:
         if network.crossvalidate is None:
             continue
-        settings = _settings(workspace, training.PAPER, network.pretrain, network.crossvalidate)
+        settings = settings_of(workspace.study, training.PAPER, network.pretrain, network.crossvalidate)
         workspace.log(f"Cross-validating '{network.id}'")
         table = crossvalidation.crossvalidate(
             workspace.pretrain_store, workspace.folder / "crossvalidation" / network.id, settings, plan.folds,
@@ -208,7 +208,7 @@ def _crossvalidate_finetuning(workspace: StudyWorkspace, runs) -> pd.DataFrame:
     path = workspace.folder / "crossvalidation" / "finetuning.csv"
     columns = ("network", "fine_tuned", "metric", "horizon_days", "value", "ci_low", "ci_high")
     if path.is_file():
-        return pd.read_csv(path)
+        return read_own_csv(path)
     store, rows = workspace.finetuning_part(FINETUNE), []
     for network in workspace.study.networks:
         workspace.log(f"Cross-validating the fine-tuning of '{network.id}'")
@@ -278,7 +278,7 @@ def _predictions(workspace: StudyWorkspace, runs, fitted: Path) -> dict[str, pd.
     for name in workspace.study.baselines:
         path = fitted / f"predictions_{name}.csv"
         if path.is_file():
-            found[name] = pd.read_csv(path, dtype={"patient_id": str})
+            found[name] = read_own_csv(path, dtype={"patient_id": str})
     folder = ensure_output_folder(workspace.folder / TEST)
     for name, table in found.items():
         write_csv(folder / f"predictions_{name}.csv", tuple(table), table.itertuples(index=False))

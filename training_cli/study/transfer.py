@@ -26,6 +26,7 @@ from CNNSurvivalLib.populations import Population
 
 from ..cohort.splits import stratified_folds
 from ..cohort.store import Store
+from ..cohort.tables import read_own_csv
 from ..evaluation import baselines, finetuning, metrics
 from ..models import populations, sanity
 from ..models.bundle import export_populations
@@ -37,7 +38,7 @@ from ..training import train as training
 from ..training.runs import Run, patients_sha256, risk_column
 from .config import PopulationCohort, TransferStudy
 from .fetch import with_facts
-from .workspace import Log, Workspace
+from .workspace import Log, Workspace, settings_of
 
 GROUP_COLUMNS = ("model", "group", "patients", "deaths", "concordance", "ipa")
 METRIC_COLUMNS = ("predictor", "name", "horizon_days", "value", "ci_low", "ci_high")
@@ -55,11 +56,11 @@ class TransferWorkspace(Workspace):
 
     @property
     def settings(self) -> training.Settings:
-        return replace(training.PAPER, **{"seed": self.study.seed, **self.study.network.pretrain.given})
+        return settings_of(self.study, training.PAPER, self.study.network.pretrain)
 
     @property
     def finetune_settings(self) -> training.Settings:
-        return replace(training.FINETUNE, seed=self.study.seed)
+        return settings_of(self.study, training.FINETUNE)
 
 
 @dataclass(frozen=True)
@@ -401,7 +402,7 @@ def _baselines(workspace, population, store: Store, run: Run, groups) -> dict[st
         for name in population.baselines:
             path = folder / f"predictions_{name}.csv"
             if path.is_file():
-                table = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
+                table = read_own_csv(path, dtype={"patient_id": str}).set_index("patient_id")
                 risks[name][inside] = table[column].reindex(ids[inside]).to_numpy(float)
     return {f"{name} (baseline)": risk for name, risk in risks.items() if np.isfinite(risk).any()}
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from ..cohort import prepare
 from ..cohort.store import Store, open_store
 from ..cohort.store_files import STORE_FILE
-from .config import Cohort, Study, TransferStudy
+from ..training import train
+from .config import Cohort, Departures, Study, TransferStudy
 
 Log = Callable[[str], None]
+
+
+def settings_of(study: Study | TransferStudy, paper: train.Settings, *departures: Departures) -> train.Settings:
+    """The paper's settings with the study's seed and what departs from them, the last word counting."""
+    given = {name: value for each in departures for name, value in each.given.items()}
+    return replace(paper, **{"seed": study.seed, **given})
 
 
 @dataclass(frozen=True)

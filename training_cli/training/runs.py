@@ -30,7 +30,7 @@ from CNNSurvivalLib.hazards import hazards_from_logits, survival_function
 from CNNSurvivalLib.network import weight_shapes
 from CNNSurvivalLib.slices import Preprocessing
 
-from ..cohort.store_files import preprocessing_info
+from ..cohort.store_files import differences, preprocessing_info
 from ..progress import progress
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def save_run(folder, info: dict, weights: dict) -> Run:
 def check_same_preprocessing(network: Run, store: Store) -> None:
     """Raise UsageError if a store's slices were cut in another way than those that the network learned from."""
     cut, wanted = preprocessing_info(store.preprocessing), preprocessing_info(network.preprocessing)
-    different = [f"{name} {cut[name]}, not {wanted[name]}" for name in wanted if cut[name] != wanted[name]]
+    different = differences(cut, wanted)
     if different:
         raise UsageError(
             f"The slices of '{store.folder}' were cut in another way than those of the network '{network.name}' "
